@@ -1,0 +1,91 @@
+create function api.get_ingest_limits()
+returns table (max_age_seconds float8)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select extract(epoch from keep)::float8 from obs.retention where table_name = 'sample'
+$$;
+comment on function api.get_ingest_limits is
+  'How old a sample may be when it arrives: the retention of raw samples, in seconds. No row: no limit.';
+
+create function api.claim_idempotency_keys(
+  _org_ids int[],
+  _keys text[],
+  _body_hashes bytea[],
+  _recorded int[]
+)
+returns text[]
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _verdicts text[] := array_fill('claimed'::text, array[cardinality(_keys)]);
+  _claim record;
+  _stored obs.idempotency_key;
+begin
+  -- In one order everywhere, so that two flushes with keys in common wait for each other and never in a circle.
+  for _claim in
+    select k.position, k.org_id, k.key, k.body_hash, k.recorded
+    from unnest(_org_ids, _keys, _body_hashes, _recorded) with ordinality
+      as k (org_id, key, body_hash, recorded, position)
+    order by k.org_id, k.key collate "C", k.position
+  loop
+    perform set_config('obs.org_id', _claim.org_id::text, true);
+    -- Waits for a transaction that holds the same key; a key older than a day is taken over.
+    insert into obs.idempotency_key as k (org_id, key, body_hash, recorded)
+    values (_claim.org_id, _claim.key, _claim.body_hash, _claim.recorded)
+    on conflict (org_id, key) do update
+      set body_hash = excluded.body_hash, recorded = excluded.recorded, created_at = now()
+      where k.created_at < now() - interval '1 day';
+    if not found then
+      select * into _stored from obs.idempotency_key k where k.org_id = _claim.org_id and k.key = _claim.key;
+      _verdicts[_claim.position] :=
+        case when _stored.body_hash = _claim.body_hash then 'replayed' else 'mismatched' end;
+    end if;
+  end loop;
+  return _verdicts;
+end
+$$;
+comment on function api.claim_idempotency_keys is
+  'Claims the Idempotency-Keys of the requests of one flush, in its transaction; arrays run in parallel, one '
+  'element a request. Answers for each: claimed (record it), replayed (the same request was committed before) or '
+  'mismatched (the key belongs to another body). A key lives one day.';
+
+create function job.purge_idempotency_keys(_now timestamptz default now())
+returns int
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  with purged as (
+    delete from obs.idempotency_key where created_at < _now - interval '1 day' returning 1
+  )
+  select count(*)::int from purged
+$$;
+comment on function job.purge_idempotency_keys is 'Deletes Idempotency-Keys older than a day; returns how many.';
+
+create function job.record_samples(_org_external_id text, _samples jsonb, _now timestamptz default now())
+returns int
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _org_id int := job.ensure_org(_org_external_id);
+  _series_ids int[] := lib.ensure_series(_org_id, _samples);
+begin
+  insert into obs.sample (time, series_id, value)
+  select _now, _series_ids[s.ordinality], (s.value ->> 'value')::float8
+  from jsonb_array_elements(_samples) with ordinality as s;
+  return cardinality(_series_ids);
+end
+$$;
+comment on function job.record_samples is
+  'Records what the worker itself observed: a JSON array of {name, value, service_name?, labels?}, all at _now, '
+  'as metrics of an org. Returns the number of samples.';

@@ -1,0 +1,57 @@
+-- These two are inlined into the query that calls them, which a "set search_path" would prevent.
+
+create function lib.bucket_start(_time timestamptz, _window interval, _timezone text, _range_start timestamptz)
+returns timestamptz
+language sql
+immutable
+parallel safe
+as $$
+  select case
+    when _window is null then _range_start
+    when _timezone = 'UTC' then public.time_bucket(_window, _time)
+    -- Up to an hour a bucket is a fixed length of time, counted from a local midnight: bucketing on local
+    -- clock readings would merge the two hours that share a reading when summer time ends.
+    when _window <= interval '1 hour'
+      then public.time_bucket(_window, _time, origin => timestamp '2000-01-03' at time zone _timezone)
+    else public.time_bucket(_window, _time, _timezone)
+  end
+$$;
+comment on function lib.bucket_start(timestamptz, interval, text, timestamptz) is
+  'Start of the bucket that _time falls into: buckets of _window aligned to midnight in _timezone (weeks to Monday), '
+  'or one bucket from _range_start when _window is null.';
+
+create function lib.bucket_end(_bucket timestamptz, _window interval, _timezone text, _range_end timestamptz)
+returns timestamptz
+language sql
+immutable
+parallel safe
+as $$
+  select case
+    when _window is null then _range_end
+    when _timezone = 'UTC' or _window <= interval '1 hour' then _bucket + _window
+    else (_bucket at time zone _timezone + _window) at time zone _timezone
+  end
+$$;
+comment on function lib.bucket_end(timestamptz, interval, text, timestamptz) is
+  'Exclusive end of a bucket of lib.bucket_start; a local day is 23 or 25 hours long when the clocks change.';
+
+create function lib.rfc3339(_time timestamptz)
+returns text
+language sql
+stable
+parallel safe
+as $$
+  select to_char(_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+$$;
+comment on function lib.rfc3339(timestamptz) is 'An instant as RFC 3339 text in UTC with milliseconds.';
+
+create function lib.json_number(_value float8)
+returns text
+language sql
+immutable
+parallel safe
+as $$
+  select case when _value - _value = 0 then _value::text else 'null' end
+$$;
+comment on function lib.json_number(float8) is
+  'A number as JSON text; null for null and for NaN and the infinities, which JSON cannot hold.';

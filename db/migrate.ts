@@ -1,0 +1,129 @@
+// Brings a database up to date: dbmate's migrations, graphile-worker's own, then every SQL function anew.
+import { spawnSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { resolveBinary } from 'dbmate';
+import { Logger, runMigrations } from 'graphile-worker';
+import { type LoginRole, loadConfig, rolePassword } from '../src/config.ts';
+import { connect, type Sql } from '../src/db.ts';
+
+export type Edition = 'apache' | 'community';
+
+const folder = import.meta.dirname;
+
+export interface Migrated {
+  edition: Edition;
+  timescaledb: string;
+  postgresql: string;
+}
+
+/**
+ * Migrates the database at databaseUrl, whose user must own it (or be a superuser). Waits for a migration that
+ * another process is running. Throws with the failing statement's message; then functions are as they were.
+ * derivedRoles: login roles that get the password derived from the owner's (see rolePassword); not those whose
+ * own URL is configured.
+ */
+export async function migrate(
+  databaseUrl: string,
+  log: (line: string) => void = () => {},
+  derivedRoles: readonly LoginRole[] = ['obs_api', 'obs_worker', 'obs_queue'],
+): Promise<Migrated> {
+  const sql = connect(databaseUrl, { name: 'obs-migrate', max: 1 });
+  try {
+    // dbmate does not guard against a second one, so the whole migration runs under one lock.
+    await sql`select pg_advisory_lock(hashtext('obs.migrate'))`;
+    const found = await inspect(sql);
+    log(`TimescaleDB ${found.timescaledb} (${found.edition}) on PostgreSQL ${found.postgresql}`);
+    runDbmate(databaseUrl, found.edition, log);
+    for (const role of derivedRoles) await setPassword(sql, databaseUrl, role);
+    await migrateQueue(sql, databaseUrl);
+    await replaceFunctions(sql);
+    return found;
+  } finally {
+    await sql.end({ timeout: 5 });
+  }
+}
+
+async function inspect(sql: Sql): Promise<Migrated> {
+  // Not a migration: which edition the server has decides which folders of migrations are run.
+  try {
+    await sql`create extension if not exists timescaledb schema public`;
+  } catch (error) {
+    const reason = (error as Error).message;
+    throw new Error(`TimescaleDB cannot be used here: ${reason}. See "Databases" in README.md.`, { cause: error });
+  }
+  const [found] = await sql<{ timescaledb: string; postgresql: string; license: string }[]>`
+    select
+      (select extversion from pg_extension where extname = 'timescaledb') as timescaledb,
+      current_setting('server_version') as postgresql,
+      current_setting('timescaledb.license') as license`;
+  if (!found) throw new Error('unreachable: a select without a table answers one row');
+  if (Number.parseInt(found.postgresql, 10) < 16) {
+    throw new Error(`PostgreSQL 16 or later is required, this is ${found.postgresql}.`);
+  }
+  return {
+    timescaledb: found.timescaledb,
+    postgresql: found.postgresql,
+    edition: found.license === 'timescale' ? 'community' : 'apache',
+  };
+}
+
+function runDbmate(databaseUrl: string, edition: Edition, log: (line: string) => void) {
+  const url = new URL(databaseUrl);
+  if (!url.searchParams.has('sslmode')) url.searchParams.set('sslmode', 'disable');
+  const run = spawnSync(
+    resolveBinary(),
+    [
+      ...['--migrations-dir', path.join(folder, 'migrations/common')],
+      ...['--migrations-dir', path.join(folder, 'migrations', edition)],
+      '--no-dump-schema',
+      'up',
+      '--strict',
+    ],
+    { env: { ...process.env, DATABASE_URL: url.href }, encoding: 'utf8' },
+  );
+  const output = `${run.stdout ?? ''}${run.stderr ?? ''}`.trim();
+  if (run.status !== 0) throw new Error(`dbmate failed: ${run.error?.message ?? output}`);
+  for (const line of output.split('\n')) if (line.startsWith('Applied')) log(line);
+}
+
+async function setPassword(sql: Sql, databaseUrl: string, role: LoginRole) {
+  const password = rolePassword(databaseUrl, role);
+  if (!password) return;
+  // A role is the whole server's; altering it anyway would collide with another database that migrates at once.
+  await sql.begin(async (sql) => {
+    await sql`select pg_advisory_xact_lock(0, hashtext('obs.roles'))`;
+    // Neither part can be a parameter of this statement: one is a constant of ours, the other hexadecimal.
+    await sql.unsafe(`alter role ${role} password '${password}'`);
+  });
+}
+
+async function migrateQueue(sql: Sql, databaseUrl: string) {
+  // Its installer says "create schema if not exists", which wants the right to create even where it exists.
+  const [{ name } = { name: '' }] = await sql<{ name: string }[]>`select current_database() as name`;
+  await sql`grant create on database ${sql(name)} to obs_queue`;
+  const url = new URL(databaseUrl);
+  url.username = 'obs_queue';
+  url.password = rolePassword(databaseUrl, 'obs_queue') ?? '';
+  await runMigrations({ connectionString: url.href, logger: new Logger(() => () => {}) });
+  await sql`revoke create on database ${sql(name)} from obs_queue`;
+}
+
+async function replaceFunctions(sql: Sql) {
+  const directory = path.join(folder, 'functions');
+  const topics = readdirSync(directory).filter((file) => file.endsWith('.sql') && file !== 'schemas.sql' && file !== 'grants.sql');
+  await sql.begin(async (sql) => {
+    for (const file of ['schemas.sql', ...topics.sort(), 'grants.sql']) {
+      try {
+        await sql.unsafe(readFileSync(path.join(directory, file), 'utf8'));
+      } catch (error) {
+        throw new Error(`db/functions/${file}: ${(error as Error).message}`, { cause: error });
+      }
+    }
+  });
+}
+
+if (import.meta.main) {
+  const config = loadConfig();
+  await migrate(config.databaseUrl, console.log, config.derivedRoles);
+}

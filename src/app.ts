@@ -1,0 +1,143 @@
+// The application: what every request passes through, and the routers of all topics.
+import { randomUUID } from 'node:crypto';
+import { OpenAPIHono } from '@hono/zod-openapi';
+import { compress } from 'hono/compress';
+import { HTTPException } from 'hono/http-exception';
+import { routePath } from 'hono/route';
+import type { ContentfulStatusCode } from 'hono/utils/http-status';
+import type { Logger } from 'pino';
+import { type AuthEnv, createAuthenticate, requireToken } from './auth.ts';
+import type { Config } from './config.ts';
+import type { Sql } from './db.ts';
+import { Problem, titles, toProblem } from './errors.ts';
+import { createTimeBounds } from './ingest/bounds.ts';
+import { type Committer, createCommitter } from './ingest/commit.ts';
+import { createSeriesCache } from './ingest/series.ts';
+import { limitBody } from './request.ts';
+import { addDocs } from './routes/docs.ts';
+import { healthRoutes } from './routes/health.ts';
+import { metricsRoutes } from './routes/metrics.ts';
+import { createTelemetry } from './telemetry.ts';
+
+export interface AppOptions {
+  config: Config;
+  log: Logger;
+  /** Pool of queries, as role obs_api. */
+  sql: Sql;
+  /** Pool of flushes, as the same role: queries that fill the other must not hold up ingest. */
+  ingestSql: Sql;
+}
+
+export interface Observability {
+  app: OpenAPIHono<AppEnv>;
+  committer: Committer;
+  /** From here on /health/ready says that no more requests should be sent. */
+  startDraining(): void;
+}
+
+export type AppEnv = AuthEnv & { Variables: { requestId: string } };
+
+export function createApp({ config, log, sql, ingestSql }: AppOptions): Observability {
+  let isDraining = false;
+  const cache = createSeriesCache(sql, config.seriesCacheSize);
+  const committer = createCommitter(ingestSql, {
+    connections: config.ingestConnections,
+    flushSamples: config.flushSamples,
+    bufferSamples: config.bufferSamples,
+    onFlush({ samples, recorded, seconds }) {
+      telemetry.flushSamples.observe(samples);
+      telemetry.flushDuration.observe(seconds);
+      telemetry.committedSamples.inc(recorded);
+    },
+  });
+  const telemetry = createTelemetry({ bufferedSamples: committer.buffered, cachedSeries: cache.size });
+
+  const app = new OpenAPIHono<AppEnv>();
+  app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' });
+
+  app.use(async (c, next) => {
+    const given = c.req.header('X-Request-Id');
+    const requestId = given && /^[\w.:-]{1,128}$/.test(given) ? given : randomUUID();
+    c.set('requestId', requestId);
+    c.header('X-Request-Id', requestId);
+    const started = performance.now();
+    await next();
+    const seconds = (performance.now() - started) / 1000;
+    const { status } = c.res;
+    // The pattern, not the path: a metric's labels must not grow with what clients ask for.
+    telemetry.requestDuration.observe({ method: c.req.method, route: routePath(c, -1), status }, seconds);
+    const line = {
+      request_id: requestId,
+      method: c.req.method,
+      path: c.req.path,
+      status,
+      duration_ms: Math.round(seconds * 1e6) / 1000,
+      org: c.var.principal?.org,
+    };
+    // Ingest and health checks come by the thousand; they are worth a line when something is wrong.
+    if (status >= 500) log.error({ ...line, error: c.error?.cause ?? c.error }, 'request failed');
+    else if (status >= 400) log.info({ ...line, reason: c.error?.message }, 'request refused');
+    else if (status === 201 || c.req.path.includes('/health')) log.debug(line, 'request');
+    else log.info(line, 'request');
+  });
+  app.use(compress({ threshold: 1024 }));
+  app.use(limitBody(config.maxBodyBytes));
+
+  app.onError((error, c) => {
+    const problem = error instanceof HTTPException ? new Problem(error.status, 'refused', error.message) : toProblem(error);
+    return c.json(
+      {
+        type: 'about:blank',
+        title: titles[problem.status] ?? 'Error',
+        status: problem.status,
+        detail: problem.message,
+        code: problem.code,
+        request_id: c.var.requestId,
+        ...(problem.errors ? { errors: problem.errors } : {}),
+      },
+      problem.status as ContentfulStatusCode,
+      { ...problem.headers, 'Content-Type': 'application/problem+json' },
+    );
+  });
+
+  app.notFound((c) => {
+    const allowed = app.routes
+      .filter((route) => route.method !== 'ALL' && matches(route.path, c.req.path))
+      .map((route) => route.method);
+    if (allowed.length === 0) throw new Problem(404, 'not_found', `There is nothing at ${c.req.path}.`);
+    throw new Problem(405, 'method_not_allowed', `${c.req.path} does not take ${c.req.method}.`, {
+      headers: { Allow: [...new Set(allowed)].join(', ') },
+    });
+  });
+
+  app.route(
+    '/',
+    healthRoutes({ sql, bufferedSamples: committer.buffered, bufferSize: config.bufferSamples, isDraining: () => isDraining }),
+  );
+  app.get('/metrics', async (c) => c.body(await telemetry.registry.metrics(), 200, { 'Content-Type': telemetry.registry.contentType }));
+  addDocs(app);
+
+  app.use('/api/v1/*', requireToken(createAuthenticate(config, sql)));
+  app.route(
+    '/api/v1',
+    metricsRoutes({ sql, cache, committer, timeBounds: createTimeBounds(sql), maxBodyBytes: config.maxBodyBytes }),
+  );
+
+  return {
+    app,
+    committer,
+    startDraining() {
+      isDraining = true;
+    },
+  };
+}
+
+// Whether a path fits a route's pattern, such as /docs/:file.
+function matches(pattern: string, path: string): boolean {
+  const parts = path.split('/');
+  const patternParts = pattern.split('/');
+  return (
+    parts.length === patternParts.length &&
+    patternParts.every((part, i) => part !== '*' && (part.startsWith(':') || part === parts[i]))
+  );
+}

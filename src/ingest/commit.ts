@@ -1,0 +1,210 @@
+// Group commit: while one flush is under way the next gathers. There is no timer: an idle service writes at
+// once, a busy one in large flushes. A request is answered after its transaction has committed.
+import type { Queryable, Sql } from '../db.ts';
+import { Problem, toProblem, unavailable } from '../errors.ts';
+import { encodeCopy, type Samples } from './samples.ts';
+
+/** A request's Idempotency-Key: the same key with another body is refused. */
+export interface IdempotencyKey {
+  orgId: number;
+  key: string;
+  bodyHash: Buffer;
+}
+
+export interface CommitterOptions {
+  /** Flushes under way at once, each on a connection of its own. */
+  connections: number;
+  /** Most samples that one flush takes, a single larger request apart. */
+  flushSamples: number;
+  /** Most samples that wait or are being written; a request past that is refused with 503. */
+  bufferSamples: number;
+  onFlush?: (flush: { samples: number; recorded: number; seconds: number }) => void;
+}
+
+export interface Committer {
+  /**
+   * Resolves when the samples are committed ("recorded"), or were before under the same key ("replayed").
+   * Rejects with a Problem: 503 when the buffer is full or the outcome is unknown because the database went
+   * away, 422 when the key belongs to another body.
+   */
+  submit(samples: Samples, key?: IdempotencyKey): Promise<'recorded' | 'replayed'>;
+  /** Samples accepted and not yet answered. */
+  buffered(): number;
+  /** Resolves when everything submitted has been answered. */
+  drain(): Promise<void>;
+}
+
+interface Pending {
+  samples: Samples;
+  key: IdempotencyKey | undefined;
+  resolve: (outcome: 'recorded' | 'replayed') => void;
+  reject: (problem: Problem) => void;
+}
+
+type Verdict = 'claimed' | 'replayed' | 'mismatched';
+
+// Below this one insert is quicker than the four round trips of a COPY in a transaction (bench/flush.ts).
+const insertLimit = 100;
+
+export function createCommitter(sql: Sql, options: CommitterOptions): Committer {
+  const queue: Pending[] = [];
+  const idle: (() => void)[] = [];
+  let buffered = 0;
+  let lanes = 0;
+
+  function submit(samples: Samples, key?: IdempotencyKey) {
+    const count = samples.times.length;
+    if (buffered > 0 && buffered + count > options.bufferSamples) {
+      return Promise.reject(unavailable('ingest_buffer_full', 'More samples arrive than the database takes. Try again shortly.'));
+    }
+    buffered += count;
+    return new Promise<'recorded' | 'replayed'>((resolve, reject) => {
+      queue.push({ samples, key, resolve, reject });
+      if (lanes < options.connections) void runLane();
+    });
+  }
+
+  async function runLane() {
+    lanes++;
+    while (queue.length > 0) {
+      const batch = takeBatch();
+      const started = performance.now();
+      const recorded = await flush(batch);
+      const samples = countSamples(batch);
+      buffered -= samples;
+      options.onFlush?.({ samples, recorded, seconds: (performance.now() - started) / 1000 });
+    }
+    lanes--;
+    if (lanes === 0) for (const resolve of idle.splice(0)) resolve();
+  }
+
+  function takeBatch(): Pending[] {
+    let length = 0;
+    let count = 0;
+    while (length < queue.length) {
+      count += queue[length]!.samples.times.length;
+      if (length > 0 && count > options.flushSamples) break;
+      length++;
+    }
+    return queue.splice(0, length);
+  }
+
+  // The number of samples recorded. Never rejects: every request of the batch is answered on its own.
+  async function flush(batch: Pending[]): Promise<number> {
+    try {
+      const verdicts = await write(batch);
+      answer(batch, verdicts);
+      return countSamples(claimed(batch, verdicts));
+    } catch (error) {
+      if (batch.length === 1 || !isFaultOfOne(error)) {
+        for (const pending of batch) pending.reject(toProblem(error));
+        return 0;
+      }
+      // What one request does wrong must not fail those that happened to share its flush.
+      let recorded = 0;
+      for (const pending of batch) recorded += await flush([pending]);
+      return recorded;
+    }
+  }
+
+  async function write(batch: Pending[]): Promise<Verdict[]> {
+    const isKeyed = batch.some((pending) => pending.key);
+    if (countSamples(batch) > insertLimit) {
+      try {
+        return await copy(batch, isKeyed);
+      } catch (error) {
+        if (batch.length > 1 || !isFaultOfOne(error)) throw error;
+        // postgres.js does not hand out the error of a COPY that fails at its end; the insert gives the reason.
+      }
+    }
+    if (!isKeyed) {
+      await insert(sql, batch);
+      return batch.map(() => 'claimed');
+    }
+    return await sql.begin(async (transaction) => {
+      const verdicts = await claim(transaction, batch);
+      await insert(transaction, claimed(batch, verdicts));
+      return verdicts;
+    });
+  }
+
+  async function copy(batch: Pending[], isKeyed: boolean): Promise<Verdict[]> {
+    return await sql.begin(async (transaction) => {
+      const verdicts = isKeyed ? await claim(transaction, batch) : batch.map(() => 'claimed' as const);
+      const rows = claimed(batch, verdicts).map((pending) => pending.samples);
+      if (rows.length === 0) return verdicts;
+      const stream = await transaction`copy obs.sample (time, series_id, value) from stdin with (format binary)`.writable();
+      await new Promise<void>((resolve, reject) => {
+        stream.on('error', reject);
+        stream.write(encodeCopy(rows), (error) => (error ? reject(error) : resolve()));
+      });
+      stream.end();
+      // The stream's own 'finish' proves nothing: after an error at the end of the COPY postgres.js emits it with
+      // the next statement's success, or never. In a transaction that has failed this statement fails too.
+      await transaction`select 1`;
+      return verdicts;
+    });
+  }
+
+  async function drain() {
+    if (lanes > 0) await new Promise<void>((resolve) => idle.push(resolve));
+  }
+
+  return { submit, drain, buffered: () => buffered };
+}
+
+// A value that PostgreSQL refuses (22, 23), or a COPY that failed without a reason given (25P02).
+function isFaultOfOne(error: unknown): boolean {
+  return /^(22|23|25)...$/.test(String((error as { code?: unknown })?.code));
+}
+
+function countSamples(batch: Pending[]): number {
+  let count = 0;
+  for (const pending of batch) count += pending.samples.times.length;
+  return count;
+}
+
+function claimed(batch: Pending[], verdicts: Verdict[]): Pending[] {
+  return batch.filter((_, i) => verdicts[i] === 'claimed');
+}
+
+function answer(batch: Pending[], verdicts: Verdict[]) {
+  for (const [i, pending] of batch.entries()) {
+    if (verdicts[i] === 'claimed') pending.resolve('recorded');
+    else if (verdicts[i] === 'replayed') pending.resolve('replayed');
+    else {
+      pending.reject(
+        new Problem(422, 'idempotency_key_reused', 'This Idempotency-Key was used within the last day with another body.'),
+      );
+    }
+  }
+}
+
+async function claim(sql: Queryable, batch: Pending[]): Promise<Verdict[]> {
+  const keyed = [...batch.entries()].filter(([, pending]) => pending.key);
+  const keys = keyed.map(([, pending]) => pending.key!);
+  const [row] = await sql<{ verdicts: Verdict[] }[]>`
+    select api.claim_idempotency_keys(
+      ${keys.map((key) => key.orgId)}::int[],
+      ${keys.map((key) => key.key)}::text[],
+      ${keys.map((key) => key.bodyHash)}::bytea[],
+      ${keyed.map(([, pending]) => pending.samples.times.length)}::int[]
+    ) as verdicts`;
+  const verdicts: Verdict[] = batch.map(() => 'claimed');
+  for (const [j, [i]] of keyed.entries()) verdicts[i] = row!.verdicts[j]!;
+  return verdicts;
+}
+
+async function insert(sql: Queryable, batch: Pending[]) {
+  if (batch.length === 0) return;
+  const list = (pick: (samples: Samples) => ArrayLike<number>) =>
+    `{${batch.map((pending) => Array.prototype.join.call(pick(pending.samples), ',')).join(',')}}`;
+  await sql`
+    insert into obs.sample (time, series_id, value)
+    select timestamptz 'epoch' + s.micros * interval '1 microsecond', s.series_id, s.value
+    from unnest(
+      ${list((samples) => samples.times)}::text::bigint[],
+      ${list((samples) => samples.seriesIds)}::text::int[],
+      ${list((samples) => samples.values)}::text::float8[]
+    ) as s (micros, series_id, value)`;
+}

@@ -1,0 +1,41 @@
+// Starts the API; nothing else.
+import type { Server } from 'node:http';
+import { serve } from '@hono/node-server';
+import { createApp } from './app.ts';
+import { loadConfig } from './config.ts';
+import { connect } from './db.ts';
+import { createLog } from './log.ts';
+import { onStop } from './stop.ts';
+
+const config = loadConfig();
+const log = createLog(config, 'api');
+const sql = connect(config.apiDatabaseUrl, {
+  name: 'obs-api',
+  max: config.poolSize,
+  statementTimeoutMs: config.statementTimeoutMs,
+});
+const ingestSql = connect(config.apiDatabaseUrl, {
+  name: 'obs-api-ingest',
+  max: config.ingestConnections,
+  statementTimeoutMs: config.statementTimeoutMs,
+});
+const { app, committer, startDraining } = createApp({ config, log, sql, ingestSql });
+
+// Listens at once: until the database is there requests get 503 and /health/ready says why.
+const server = serve({ fetch: app.fetch, port: config.port, hostname: config.host }, (address) => {
+  log.info({ port: address.port }, 'listening');
+}) as Server;
+server.on('error', (error: NodeJS.ErrnoException) => {
+  const reason = error.code === 'EADDRINUSE' ? `port ${config.port} is taken: stop what uses it, or set PORT` : error.message;
+  log.fatal(`cannot listen: ${reason}`);
+  process.exit(1);
+});
+
+onStop(log, config.shutdownTimeoutMs, async () => {
+  startDraining();
+  const closed = new Promise((resolve) => server.close(resolve));
+  server.closeIdleConnections();
+  await closed;
+  await committer.drain();
+  await Promise.all([sql.end({ timeout: 5 }), ingestSql.end({ timeout: 5 })]);
+});

@@ -1,0 +1,159 @@
+// Reading and checking requests: size, encoding, JSON, fields. Every failure is a Problem that names the field.
+import { isUtf8 } from 'node:buffer';
+import { promisify } from 'node:util';
+import zlib from 'node:zlib';
+import { type OpenAPIHono, z } from '@hono/zod-openapi';
+import type { Context, Env, Handler, MiddlewareHandler } from 'hono';
+import { bodyLimit } from 'hono/body-limit';
+import { type FieldError, invalid, Problem, problemSchema } from './errors.ts';
+import { formatTimestamp, parseTimestamp } from './timestamp.ts';
+
+const decoders: Record<string, (body: Buffer, options: zlib.ZlibOptions) => Promise<Buffer>> = {
+  gzip: promisify<Buffer, zlib.ZlibOptions, Buffer>(zlib.gunzip),
+  deflate: promisify<Buffer, zlib.ZlibOptions, Buffer>(zlib.inflate),
+  br: promisify<Buffer, zlib.ZlibOptions, Buffer>(zlib.brotliDecompress as typeof zlib.gunzip),
+};
+
+function tooLarge(maxBytes: number) {
+  return new Problem(413, 'body_too_large', `The body is larger than ${maxBytes} bytes.`);
+}
+
+/** Middleware: bodies of at most maxBytes as they arrive (compressed), or 413. */
+export function limitBody(maxBytes: number) {
+  return bodyLimit({
+    maxSize: maxBytes,
+    onError: () => {
+      throw tooLarge(maxBytes);
+    },
+  });
+}
+
+/** The body's bytes, decompressed; at most maxBytes after that too. */
+export async function readBody(c: Context, maxBytes: number): Promise<Buffer> {
+  const body = Buffer.from(await c.req.arrayBuffer());
+  const encoding = c.req.header('Content-Encoding')?.trim().toLowerCase();
+  if (!encoding || encoding === 'identity') return body;
+  const decode = Object.hasOwn(decoders, encoding) ? decoders[encoding] : undefined;
+  if (!decode) {
+    const known = ['identity', ...Object.keys(decoders)].join(', ');
+    throw new Problem(415, 'unsupported_encoding', `Content-Encoding must be one of ${known}.`);
+  }
+  try {
+    return await decode(body, { maxOutputLength: maxBytes });
+  } catch (error) {
+    if ((error as { code?: string }).code === 'ERR_BUFFER_TOO_LARGE') throw tooLarge(maxBytes);
+    throw invalid([{ path: '', message: `the body is not valid ${encoding}` }]);
+  }
+}
+
+/** Parses a JSON body: a syntax error is a 400, a content type other than JSON a 415. */
+export function parseJson(c: Context, body: Buffer): unknown {
+  const type = c.req.header('Content-Type');
+  if (type && !/^application\/([\w.-]+\+)?json\s*(;|$)/i.test(type)) {
+    throw new Problem(415, 'unsupported_media_type', 'Content-Type must be application/json.');
+  }
+  if (body.length === 0) throw invalid([{ path: '', message: 'a JSON body is required' }]);
+  if (!isUtf8(body)) throw invalid([{ path: '', message: 'the body is not valid UTF-8' }]);
+  try {
+    return JSON.parse(body.toString());
+  } catch (error) {
+    throw invalid([{ path: '', message: `the body is not valid JSON: ${(error as Error).message.slice(0, 200)}` }]);
+  }
+}
+
+/** Checks a value against a schema; what is wrong becomes a 400 whose paths begin with prefix ("query"). */
+export function check<Schema extends z.ZodType>(schema: Schema, value: unknown, prefix = ''): z.output<Schema> {
+  const checked = schema.safeParse(value);
+  if (checked.success) return checked.data;
+  const errors = checked.error.issues.flatMap((issue): FieldError[] => {
+    const path = [prefix, ...issue.path].reduce<string>(
+      (whole, part) => (typeof part === 'number' ? `${whole}[${part}]` : whole ? `${whole}.${String(part)}` : String(part)),
+      '',
+    );
+    if (issue.code === 'unrecognized_keys') {
+      return issue.keys.map((key) => ({ path: path ? `${path}.${key}` : key, message: 'unknown field' }));
+    }
+    const isMissing = issue.code === 'invalid_type' && issue.message.endsWith('received undefined');
+    return [{ path, message: isMissing ? 'is required' : issue.message.replace(/^Invalid \w+: /, '') }];
+  });
+  throw invalid(errors);
+}
+
+/** Schema of an instant: RFC 3339 text or epoch milliseconds; read as RFC 3339 text in UTC. */
+export const timestampSchema = z
+  .unknown()
+  .transform((value, context): string => {
+    const micros = parseTimestamp(typeof value === 'string' && /^\d{11,}$/.test(value) ? Number(value) : value);
+    if (!Number.isNaN(micros)) return formatTimestamp(micros);
+    context.addIssue({
+      code: 'custom',
+      message: value === undefined ? 'is required' : 'expected RFC 3339 text such as 2026-01-31T12:00:00Z, or epoch milliseconds',
+    });
+    return z.NEVER;
+  })
+  .openapi({ type: 'string', format: 'date-time', description: 'RFC 3339, or epoch milliseconds as a number' });
+
+/** A page of a list: opaque cursors that say where the next page begins. */
+export const cursorSchema = z
+  .string()
+  .max(1024)
+  .transform((cursor, context) => {
+    const text = Buffer.from(cursor, 'base64url').toString();
+    if (cursor !== '' && Buffer.from(text).toString('base64url') === cursor && !text.includes('\0')) return text;
+    context.addIssue({ code: 'custom', message: 'expected the next_cursor of an earlier answer' });
+    return z.NEVER;
+  })
+  .openapi({ type: 'string' });
+
+export function toCursor(text: string): string {
+  return Buffer.from(text).toString('base64url');
+}
+
+/** Query parameters as an object; one that is given twice is an error. */
+export function queryOf(c: Context): Record<string, string> {
+  const twice = Object.entries(c.req.queries()).find(([, values]) => values.length > 1);
+  if (twice) throw invalid([{ path: `query.${twice[0]}`, message: 'is given more than once' }]);
+  return c.req.query();
+}
+
+type Route = Parameters<OpenAPIHono['openAPIRegistry']['registerPath']>[0] & { getRoutingPath(): string };
+
+/**
+ * Adds an endpoint to the router and to /openapi.json. Unlike OpenAPIHono's own it does not validate by itself:
+ * handlers read their input with check(), after authentication, and bodies may be compressed.
+ */
+export function endpoint<E extends Env>(
+  router: OpenAPIHono<E>,
+  route: Route,
+  ...handlers: [...MiddlewareHandler<E>[], Handler<E>]
+): void {
+  router.openAPIRegistry.registerPath(route);
+  router.on([route.method.toUpperCase()], [route.getRoutingPath()], ...handlers);
+}
+
+/** Responses of a route: what it answers, and the problems it shares with others. */
+export function responses(status: number, description: string, schema: z.ZodType, problems: number[]) {
+  const described: Record<number, { description: string; content: Record<string, { schema: z.ZodType }> }> = {
+    [status]: { description, content: { 'application/json': { schema } } },
+  };
+  for (const problem of problems) {
+    described[problem] = {
+      description: problemTexts[problem] ?? 'Problem',
+      content: { 'application/problem+json': { schema: problemSchema } },
+    };
+  }
+  return described;
+}
+
+const problemTexts: Record<number, string> = {
+  400: 'The request is not valid; errors names each field',
+  401: 'The token is missing or not valid',
+  403: "The token's role does not allow this",
+  404: 'There is no such thing in this org',
+  409: 'The request conflicts with the present state',
+  413: 'The body is too large',
+  415: 'Content-Type or Content-Encoding is not supported',
+  422: 'A limit of the org is reached, or an Idempotency-Key was used with another body',
+  503: 'The service is busy or its database away; try again after Retry-After seconds',
+  504: 'The request took too long',
+};

@@ -1,0 +1,129 @@
+// Health of the service itself, for load balancers, orchestrators and people. No token is asked for.
+import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import type { Sql } from '../db.ts';
+import { isConnectionError } from '../errors.ts';
+import { endpoint, responses } from '../request.ts';
+import { serviceName, version } from '../version.ts';
+
+const healthSchema = z
+  .object({
+    status: z.enum(['healthy', 'degraded', 'unhealthy']),
+    service: z.string(),
+    timestamp: z.iso.datetime(),
+    version: z.string(),
+    details: z.object({
+      database: z.object({
+        status: z.enum(['healthy', 'unhealthy']),
+        latency_ms: z.number().nullable(),
+        error: z.string().optional(),
+      }),
+      ingest: z.object({ buffered_samples: z.number().int(), buffer_size: z.number().int() }),
+      uptime_seconds: z.number().int(),
+    }),
+  })
+  .openapi('Health');
+
+const liveSchema = z.object({ status: z.literal('live') }).openapi('Live');
+const readySchema = z.object({ status: z.enum(['ready', 'draining', 'waiting']), reason: z.string().optional() }).openapi('Ready');
+
+export interface HealthDependencies {
+  sql: Sql;
+  bufferedSamples: () => number;
+  bufferSize: number;
+  isDraining: () => boolean;
+}
+
+export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: HealthDependencies) {
+  const router = new OpenAPIHono();
+  const tags = ['Health'];
+
+  // A database that hangs must not hang the health check with it.
+  async function pingDatabase(): Promise<{ latencyMs: number } | { error: string }> {
+    const started = performance.now();
+    const ping = sql`select api.get_ingest_limits()`.then(
+      () => ({ latencyMs: Math.round((performance.now() - started) * 1000) / 1000 }),
+      (error) => ({ error: isConnectionError(error) ? 'cannot be reached' : `does not answer as expected (${error.code ?? 'error'})` }),
+    );
+    let timer: NodeJS.Timeout | undefined;
+    const timeout = new Promise<{ error: string }>((resolve) => {
+      timer = setTimeout(resolve, 2_000, { error: 'does not answer within 2 s' });
+    });
+    const result = await Promise.race([ping, timeout]);
+    clearTimeout(timer);
+    return result;
+  }
+
+  const health = async (c: Context) => {
+    const ping = await pingDatabase();
+    const isFull = bufferedSamples() > bufferSize * 0.9;
+    const status = 'error' in ping ? 'unhealthy' : isFull || isDraining() ? 'degraded' : 'healthy';
+    return c.json(
+      {
+        status,
+        service: serviceName,
+        timestamp: new Date().toISOString(),
+        version,
+        details: {
+          database:
+            'error' in ping
+              ? { status: 'unhealthy', latency_ms: null, error: ping.error }
+              : { status: 'healthy', latency_ms: ping.latencyMs },
+          ingest: { buffered_samples: bufferedSamples(), buffer_size: bufferSize },
+          uptime_seconds: Math.floor(process.uptime()),
+        },
+      } satisfies z.infer<typeof healthSchema>,
+      status === 'unhealthy' ? 503 : 200,
+    );
+  };
+
+  for (const path of ['/health', '/api/v1/health']) {
+    endpoint(
+      router,
+      createRoute({
+        method: 'get',
+        path,
+        tags,
+        summary: 'How the service is: 200 healthy or degraded, 503 unhealthy',
+        responses: {
+          ...responses(200, 'Healthy or degraded', healthSchema, []),
+          503: { description: 'Unhealthy', content: { 'application/json': { schema: healthSchema } } },
+        },
+      }),
+      health,
+    );
+    endpoint(
+      router,
+      createRoute({
+        method: 'get',
+        path: `${path}/live`,
+        tags,
+        summary: 'Whether the process answers; restart it when not',
+        responses: responses(200, 'It does', liveSchema, []),
+      }),
+      (c) => c.json({ status: 'live' } satisfies z.infer<typeof liveSchema>),
+    );
+    endpoint(
+      router,
+      createRoute({
+        method: 'get',
+        path: `${path}/ready`,
+        tags,
+        summary: 'Whether the process takes requests; send none when not',
+        responses: {
+          ...responses(200, 'Ready', readySchema, []),
+          503: { description: 'Draining before it stops, or waiting for the database', content: { 'application/json': { schema: readySchema } } },
+        },
+      }),
+      async (c) => {
+        if (isDraining()) return c.json({ status: 'draining' } satisfies z.infer<typeof readySchema>, 503);
+        const ping = await pingDatabase();
+        if ('error' in ping) {
+          return c.json({ status: 'waiting', reason: `database ${ping.error}` } satisfies z.infer<typeof readySchema>, 503);
+        }
+        return c.json({ status: 'ready' } satisfies z.infer<typeof readySchema>);
+      },
+    );
+  }
+  return router;
+}

@@ -1,0 +1,278 @@
+// Metrics: recording samples and querying them.
+import { createHash } from 'node:crypto';
+import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import { type AuthEnv, permit } from '../auth.ts';
+import type { Sql } from '../db.ts';
+import { invalid } from '../errors.ts';
+import type { Committer, IdempotencyKey } from '../ingest/commit.ts';
+import { limits, readMetrics, type TimeBounds, textProblem } from '../ingest/metrics.ts';
+import type { SeriesCache } from '../ingest/series.ts';
+import { check, cursorSchema, endpoint, parseJson, queryOf, readBody, responses, timestampSchema, toCursor } from '../request.ts';
+
+/** Text that can be stored: see textProblem. */
+const text = (maxLength: number) =>
+  z
+    .string('expected text')
+    .superRefine((value, context) => {
+      const message = textProblem(value, maxLength);
+      if (message) context.addIssue({ code: 'custom', message });
+    })
+    .openapi({ type: 'string', minLength: 1, maxLength });
+
+const labelsSchema = z
+  .record(text(limits.labelNameLength), z.union([z.literal(''), text(limits.labelValueLength)]).openapi({ type: 'string' }), 'expected an object of text values')
+  .superRefine((labels, context) => {
+    const count = Object.keys(labels).length;
+    if (count > limits.labels) context.addIssue({ code: 'custom', message: `must be at most ${limits.labels} labels, has ${count}` });
+  })
+  .openapi({ type: 'object', additionalProperties: { type: 'string' }, example: { host: 'web-1' } });
+
+/** One sample as POST /metrics takes it. The hot path checks the same by hand: see src/ingest/metrics.ts. */
+export const metricSchema = z
+  .strictObject({
+    name: text(limits.nameLength).openapi({ example: 'response_time_ms' }),
+    value: z.number('expected a finite number').openapi({ example: 12.5 }),
+    labels: labelsSchema.optional(),
+    service_name: text(limits.serviceNameLength).optional().openapi({ example: 'auth' }),
+    timestamp: timestampSchema.optional(),
+  })
+  .openapi('Metric');
+
+export const batchSchema = z
+  .strictObject({ metrics: z.array(metricSchema).min(1).max(limits.batch) })
+  .openapi('MetricBatch');
+
+const recordedSchema = z.object({ recorded: z.number().int() }).openapi('Recorded');
+
+export const aggregations = [
+  'avg', 'sum', 'min', 'max', 'count', 'median', 'p50', 'p90', 'p95', 'p99', 'stddev', 'first', 'last', 'rate', 'increase',
+] as const;
+
+const windowUnits: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 };
+const maxWindowSeconds = 366 * 86_400;
+
+const windowSchema = z
+  .string()
+  .refine((window) => {
+    const match = /^([1-9]\d{0,7})([smhdw])$/.exec(window);
+    return match !== null && Number(match[1]) * windowUnits[match[2]!]! <= maxWindowSeconds;
+  }, 'expected a number and a unit of s, m, h, d or w, such as 5m, of at most 366d')
+  .openapi({ example: '1h' });
+
+// A name, not an offset: PostgreSQL reads the sign of one the other way round.
+const timeZoneSchema = z.string().refine((zone) => {
+  try {
+    return /^[A-Za-z]/.test(zone) && Boolean(new Intl.DateTimeFormat('en', { timeZone: zone }));
+  } catch {
+    return false;
+  }
+}, 'expected the name of a time zone such as Europe/Berlin');
+
+export const metricsQuerySchema = z
+  .strictObject({
+    metric_name: text(limits.nameLength).openapi({ example: 'response_time_ms' }),
+    start_time: timestampSchema,
+    end_time: timestampSchema,
+    aggregation: z.enum(aggregations, `expected one of ${aggregations.join(', ')}`).default('avg'),
+    time_window: windowSchema.optional(),
+    labels: labelsSchema.optional(),
+    service_name: text(limits.serviceNameLength).optional(),
+    group_by: z.array(text(limits.labelNameLength)).max(16).optional(),
+    fill: z.enum(['none', 'null', 'zero', 'previous', 'linear']).default('none'),
+    timezone: timeZoneSchema.default('UTC'),
+    limit: z.number().int().min(1).max(10_000).default(1000),
+    format: z.enum(['points', 'columns']).default('points'),
+  })
+  .refine((query) => query.start_time < query.end_time, { path: ['end_time'], message: 'must be after start_time' })
+  .openapi('MetricsQuery');
+
+const seriesLabelsSchema = z.record(z.string(), z.string());
+const answerFields = {
+  metric_name: z.string(),
+  aggregation: z.enum(aggregations),
+  time_window: z.string().nullable(),
+  resolution: z.enum(['raw', '5m', '1h', '1d']),
+  truncated: z.boolean(),
+};
+const pointsAnswerSchema = z
+  .strictObject({
+    ...answerFields,
+    series: z.array(
+      z.strictObject({
+        labels: seriesLabelsSchema,
+        points: z.array(z.strictObject({ time: z.iso.datetime(), value: z.number().nullable() })),
+      }),
+    ),
+  })
+  .openapi('MetricsAnswer');
+const columnsAnswerSchema = z
+  .strictObject({
+    ...answerFields,
+    times: z.array(z.number().int()),
+    series: z.array(z.strictObject({ labels: seriesLabelsSchema, values: z.array(z.number().nullable()) })),
+  })
+  .openapi('MetricsColumns');
+
+const listQuerySchema = z.strictObject({
+  q: z.string().max(255).optional(),
+  service_name: text(limits.serviceNameLength).optional(),
+  limit: z.coerce.number('expected a whole number').int().min(1).max(1000).default(100),
+  cursor: cursorSchema.optional(),
+});
+const metricListSchema = z
+  .object({
+    metrics: z.array(
+      z.object({
+        name: z.string(),
+        series_count: z.number().int(),
+        first_seen: z.iso.datetime().nullable(),
+        last_seen: z.iso.datetime().nullable(),
+      }),
+    ),
+    next_cursor: z.string().nullable(),
+  })
+  .openapi('MetricList');
+
+export interface MetricsDependencies {
+  sql: Sql;
+  cache: SeriesCache;
+  committer: Committer;
+  /** Accepted times of samples at this moment. */
+  timeBounds: () => Promise<TimeBounds>;
+  maxBodyBytes: number;
+}
+
+const tags = ['Metrics'];
+const security = [{ bearer: [] }];
+const idempotencyHeader = z.object({ 'idempotency-key': text(255).optional() });
+
+export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes }: MetricsDependencies) {
+  const router = new OpenAPIHono<AuthEnv>();
+
+  async function record(c: Context<AuthEnv>, itemsOf: (body: unknown) => [unknown[], (i: number) => string]) {
+    const body = await readBody(c, maxBodyBytes);
+    const key = readIdempotencyKey(c, body);
+    const [items, pathOf] = itemsOf(parseJson(c, body));
+    const samples = await readMetrics(items, pathOf, c.var.principal.orgId, await timeBounds(), cache);
+    if ((await committer.submit(samples, key)) === 'replayed') c.header('Idempotency-Replayed', 'true');
+    return c.json({ recorded: items.length } satisfies z.infer<typeof recordedSchema>, 201);
+  }
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'post',
+      path: '/metrics',
+      tags,
+      security,
+      summary: 'Record one sample',
+      description: 'Answered after the sample is committed. The same Idempotency-Key within a day records it once.',
+      request: { headers: idempotencyHeader, body: { required: true, content: { 'application/json': { schema: metricSchema } } } },
+      responses: responses(201, 'Recorded', recordedSchema, [400, 401, 403, 413, 415, 422, 503]),
+    }),
+    permit('ingest'),
+    (c) => record(c, (body) => [[body], () => '']),
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'post',
+      path: '/metrics/batch',
+      tags,
+      security,
+      summary: 'Record up to 1000 samples, all or none',
+      description: 'Answered after all samples are committed. The same Idempotency-Key within a day records them once.',
+      request: { headers: idempotencyHeader, body: { required: true, content: { 'application/json': { schema: batchSchema } } } },
+      responses: responses(201, 'Recorded', recordedSchema, [400, 401, 403, 413, 415, 422, 503]),
+    }),
+    permit('ingest'),
+    (c) => record(c, (body) => [batchItems(body), (i) => `metrics[${i}]`]),
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/metrics',
+      tags,
+      security,
+      summary: 'List metric names',
+      request: { query: listQuerySchema },
+      responses: responses(200, 'Names in order, with the number of series and the times of the first and last stored sample', metricListSchema, [400, 401, 403, 503, 504]),
+    }),
+    permit('read'),
+    async (c) => {
+      const query = check(listQuerySchema, queryOf(c), 'query');
+      const rows = await sql<{ name: string; series_count: number; first_seen: Date | null; last_seen: Date | null }[]>`
+        select * from api.list_metrics(
+          ${c.var.principal.orgId}, ${query.q ?? null}, ${query.service_name ?? null}, ${query.cursor ?? null}, ${query.limit + 1}
+        )`;
+      const page = rows.slice(0, query.limit);
+      return c.json({
+        metrics: page.map((row) => ({
+          name: row.name,
+          series_count: row.series_count,
+          first_seen: row.first_seen?.toISOString() ?? null,
+          last_seen: row.last_seen?.toISOString() ?? null,
+        })),
+        next_cursor: rows.length > page.length ? toCursor(page.at(-1)!.name) : null,
+      } satisfies z.infer<typeof metricListSchema>);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'post',
+      path: '/metrics/query',
+      tags,
+      security,
+      summary: 'Aggregate the samples of a metric over a range',
+      description:
+        'Samples of [start_time, end_time) in buckets of time_window, or in one bucket over the range without it. ' +
+        'Matching series merge into one, or into one for each value of the labels in group_by. ' +
+        'A point is there for each bucket with samples, unless fill says otherwise; its value is null where the aggregation has none.',
+      request: { body: { required: true, content: { 'application/json': { schema: metricsQuerySchema } } } },
+      responses: responses(200, 'One series, or one a group', z.union([pointsAnswerSchema, columnsAnswerSchema]), [400, 401, 403, 413, 415, 503, 504]),
+    }),
+    permit('read'),
+    async (c) => {
+      const query = check(metricsQuerySchema, parseJson(c, await readBody(c, maxBodyBytes)));
+      const [row] = await sql<{ answer: string }[]>`
+        select api.query_metrics(
+          ${c.var.principal.orgId}, ${query.metric_name}, ${query.start_time}::text::timestamptz, ${query.end_time}::text::timestamptz,
+          ${query.aggregation}, ${query.time_window ?? null}, ${query.service_name ?? null},
+          ${JSON.stringify(query.labels ?? {})}::text::jsonb, ${query.group_by ?? []}::text[],
+          ${query.fill}, ${query.timezone}, ${query.limit}, ${query.format}
+        ) as answer`;
+      return c.body(row!.answer, 200, { 'Content-Type': 'application/json' });
+    },
+  );
+
+  return router;
+}
+
+function batchItems(body: unknown): unknown[] {
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) throw invalid([{ path: '', message: 'expected an object' }]);
+  const unknown = Object.keys(body).filter((key) => key !== 'metrics');
+  if (unknown.length > 0) throw invalid(unknown.map((path) => ({ path, message: 'unknown field; known is metrics' })));
+  const { metrics } = body as { metrics?: unknown };
+  if (metrics === undefined) throw invalid([{ path: 'metrics', message: 'is required' }]);
+  if (!Array.isArray(metrics)) throw invalid([{ path: 'metrics', message: 'expected a list' }]);
+  if (metrics.length === 0 || metrics.length > limits.batch) {
+    throw invalid([{ path: 'metrics', message: `must hold 1 to ${limits.batch} samples, holds ${metrics.length}` }]);
+  }
+  return metrics;
+}
+
+function readIdempotencyKey(c: Context<AuthEnv>, body: Buffer): IdempotencyKey | undefined {
+  const key = c.req.header('Idempotency-Key');
+  if (key === undefined) return undefined;
+  const problem = textProblem(key, 255);
+  if (problem) throw invalid([{ path: 'header.Idempotency-Key', message: problem }]);
+  // What was sent where: the same body to another endpoint is another request.
+  const bodyHash = createHash('sha256').update(c.req.path).update('\0').update(body).digest();
+  return { orgId: c.var.principal.orgId, key, bodyHash };
+}

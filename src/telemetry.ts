@@ -1,0 +1,52 @@
+// The service's own metrics, in Prometheus' text format at /metrics.
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+
+export type Telemetry = ReturnType<typeof createTelemetry>;
+
+export function createTelemetry(read: { bufferedSamples: () => number; cachedSeries: () => number }) {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  new Gauge({
+    name: 'obs_ingest_buffered_samples',
+    help: 'Samples accepted and not yet committed',
+    registers: [registry],
+    collect() {
+      this.set(read.bufferedSamples());
+    },
+  });
+  new Gauge({
+    name: 'obs_series_cache_entries',
+    help: 'Series whose id is in the cache',
+    registers: [registry],
+    collect() {
+      this.set(read.cachedSeries());
+    },
+  });
+  return {
+    registry,
+    requestDuration: new Histogram({
+      name: 'http_request_duration_seconds',
+      help: 'Time from the request\'s head to its answer',
+      labelNames: ['method', 'route', 'status'] as const,
+      buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+      registers: [registry],
+    }),
+    committedSamples: new Counter({
+      name: 'obs_ingest_committed_samples_total',
+      help: 'Samples committed to the database',
+      registers: [registry],
+    }),
+    flushDuration: new Histogram({
+      name: 'obs_ingest_flush_duration_seconds',
+      help: 'Time that a flush took, failed ones included',
+      buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
+      registers: [registry],
+    }),
+    flushSamples: new Histogram({
+      name: 'obs_ingest_flush_samples',
+      help: 'Samples in a flush',
+      buckets: [1, 10, 100, 1000, 2500, 5000, 10_000],
+      registers: [registry],
+    }),
+  };
+}

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { resolveBinary } from 'dbmate';
 import { Logger, runMigrations } from 'graphile-worker';
-import { type LoginRole, loadConfig, rolePassword } from '../src/config.ts';
+import { type LoginRole, rolePassword } from '../src/config.ts';
 import { connect, type Sql } from '../src/db.ts';
 
 export type Edition = 'apache' | 'community';
@@ -50,7 +50,9 @@ async function inspect(sql: Sql): Promise<Migrated> {
     await sql`create extension if not exists timescaledb schema public`;
   } catch (error) {
     const reason = (error as Error).message;
-    throw new Error(`TimescaleDB cannot be used here: ${reason}. See "Databases" in README.md.`, { cause: error });
+    throw new Error(`TimescaleDB cannot be used here: ${reason}. See "Databases" in README.md.`, {
+      cause: error,
+    });
   }
   const [found] = await sql<{ timescaledb: string; postgresql: string; license: string }[]>`
     select
@@ -111,7 +113,9 @@ async function migrateQueue(sql: Sql, databaseUrl: string) {
 
 async function replaceFunctions(sql: Sql) {
   const directory = path.join(folder, 'functions');
-  const topics = readdirSync(directory).filter((file) => file.endsWith('.sql') && file !== 'schemas.sql' && file !== 'grants.sql');
+  const topics = readdirSync(directory).filter(
+    (file) => file.endsWith('.sql') && file !== 'schemas.sql' && file !== 'grants.sql',
+  );
   await sql.begin(async (sql) => {
     for (const file of ['schemas.sql', ...topics.sort(), 'grants.sql']) {
       try {
@@ -121,9 +125,4 @@ async function replaceFunctions(sql: Sql) {
       }
     }
   });
-}
-
-if (import.meta.main) {
-  const config = loadConfig();
-  await migrate(config.databaseUrl, console.log, config.derivedRoles);
 }

@@ -53,7 +53,11 @@ export function createApp({ config, log, sql, ingestSql }: AppOptions): Observab
   const telemetry = createTelemetry({ bufferedSamples: committer.buffered, cachedSeries: cache.size });
 
   const app = new OpenAPIHono<AppEnv>();
-  app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer', bearerFormat: 'JWT' });
+  app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', {
+    type: 'http',
+    scheme: 'bearer',
+    bearerFormat: 'JWT',
+  });
 
   app.use(async (c, next) => {
     const given = c.req.header('X-Request-Id');
@@ -84,7 +88,8 @@ export function createApp({ config, log, sql, ingestSql }: AppOptions): Observab
   app.use(limitBody(config.maxBodyBytes));
 
   app.onError((error, c) => {
-    const problem = error instanceof HTTPException ? new Problem(error.status, 'refused', error.message) : toProblem(error);
+    const problem =
+      error instanceof HTTPException ? new Problem(error.status, 'refused', error.message) : toProblem(error);
     return c.json(
       {
         type: 'about:blank',
@@ -112,15 +117,28 @@ export function createApp({ config, log, sql, ingestSql }: AppOptions): Observab
 
   app.route(
     '/',
-    healthRoutes({ sql, bufferedSamples: committer.buffered, bufferSize: config.bufferSamples, isDraining: () => isDraining }),
+    healthRoutes({
+      sql,
+      bufferedSamples: committer.buffered,
+      bufferSize: config.bufferSamples,
+      isDraining: () => isDraining,
+    }),
   );
-  app.get('/metrics', async (c) => c.body(await telemetry.registry.metrics(), 200, { 'Content-Type': telemetry.registry.contentType }));
+  app.get('/metrics', async (c) =>
+    c.body(await telemetry.registry.metrics(), 200, { 'Content-Type': telemetry.registry.contentType }),
+  );
   addDocs(app);
 
   app.use('/api/v1/*', requireToken(createAuthenticate(config, sql)));
   app.route(
     '/api/v1',
-    metricsRoutes({ sql, cache, committer, timeBounds: createTimeBounds(sql), maxBodyBytes: config.maxBodyBytes }),
+    metricsRoutes({
+      sql,
+      cache,
+      committer,
+      timeBounds: createTimeBounds(sql),
+      maxBodyBytes: config.maxBodyBytes,
+    }),
   );
 
   return {

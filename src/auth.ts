@@ -1,6 +1,12 @@
 // Who is asking: bearer tokens, roles and what each role may do.
 import { createMiddleware } from 'hono/factory';
-import { createRemoteJWKSet, errors as joseErrors, type JWTPayload, jwtVerify, type JWTVerifyOptions } from 'jose';
+import {
+  createRemoteJWKSet,
+  type JWTPayload,
+  type JWTVerifyOptions,
+  errors as joseErrors,
+  jwtVerify,
+} from 'jose';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import type { Config } from './config.ts';
@@ -33,7 +39,9 @@ export type AuthEnv = { Variables: { principal: Principal } };
 
 const claimsSchema = z.object({
   sub: z.string().min(1).max(255),
-  org_id: z.union([z.string(), z.number().int().transform(String)]).pipe(z.string().regex(/^[^\p{Cc}]{1,200}$/u)),
+  org_id: z
+    .union([z.string(), z.number().int().transform(String)])
+    .pipe(z.string().regex(/^[^\p{Cc}]{1,200}$/u)),
   role: z.string().optional(),
   roles: z.array(z.string()).optional(),
 });
@@ -65,7 +73,18 @@ export function createAuthenticate(config: Config, sql: Sql): Authenticate {
         if (!keySet || !(error instanceof joseErrors.JOSEAlgNotAllowed)) throw error;
       }
     }
-    const algorithms = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA'];
+    const algorithms = [
+      'RS256',
+      'RS384',
+      'RS512',
+      'PS256',
+      'PS384',
+      'PS512',
+      'ES256',
+      'ES384',
+      'ES512',
+      'EdDSA',
+    ];
     return (await jwtVerify(token, keySet!, { ...options, algorithms })).payload;
   }
 
@@ -107,7 +126,8 @@ export function createAuthenticate(config: Config, sql: Sql): Authenticate {
 
 function verificationProblem(error: unknown): Problem {
   if (error instanceof joseErrors.JWTExpired) return unauthorized('The token has expired.');
-  if (error instanceof joseErrors.JWTClaimValidationFailed) return unauthorized(`The token's ${error.claim} claim is not accepted.`);
+  if (error instanceof joseErrors.JWTClaimValidationFailed)
+    return unauthorized(`The token's ${error.claim} claim is not accepted.`);
   if (
     error instanceof joseErrors.JWSSignatureVerificationFailed ||
     error instanceof joseErrors.JWKSNoMatchingKey ||
@@ -119,7 +139,11 @@ function verificationProblem(error: unknown): Problem {
     return unauthorized('The token is not valid.');
   }
   // The key set's server is away: the token may well be good.
-  return unavailable('key_set_unavailable', 'The token cannot be verified just now. Try again shortly.', error);
+  return unavailable(
+    'key_set_unavailable',
+    'The token cannot be verified just now. Try again shortly.',
+    error,
+  );
 }
 
 function unauthorized(detail: string): Problem {
@@ -131,7 +155,8 @@ export function requireToken(authenticate: Authenticate) {
   return createMiddleware<AuthEnv>(async (c, next) => {
     const header = c.req.header('Authorization');
     if (!header) throw unauthorized('An Authorization header with a bearer token is required.');
-    if (!/^bearer [^\s]+$/i.test(header)) throw unauthorized('The Authorization header must read "Bearer" and a token.');
+    if (!/^bearer [^\s]+$/i.test(header))
+      throw unauthorized('The Authorization header must read "Bearer" and a token.');
     c.set('principal', await authenticate(header.slice(7)));
     await next();
   });

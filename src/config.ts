@@ -22,10 +22,12 @@ const boolean = z
   .default(false);
 
 const url = (...schemes: string[]) =>
-  z.string().refine(
-    (text) => URL.canParse(text) && schemes.includes(new URL(text).protocol),
-    `expected a URL that starts with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}`,
-  );
+  z
+    .string()
+    .refine(
+      (text) => URL.canParse(text) && schemes.includes(new URL(text).protocol),
+      `expected a URL that starts with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}`,
+    );
 
 const postgresUrl = url('postgres:', 'postgresql:');
 
@@ -37,12 +39,18 @@ const environment = z.object({
   REDIS_URL: url('redis:', 'rediss:').optional(),
   JWT_SECRET: z
     .string()
-    .refine((secret) => Buffer.byteLength(secret) >= 32, 'expected at least 32 bytes (try: openssl rand -hex 32)')
+    .refine(
+      (secret) => Buffer.byteLength(secret) >= 32,
+      'expected at least 32 bytes (try: openssl rand -hex 32)',
+    )
     .optional(),
   JWT_JWKS_URL: url('http:', 'https:').optional(),
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
-  DEFAULT_ORG: z.string().regex(/^\S{1,200}$/, 'expected 1 to 200 characters without spaces').default('liftos'),
+  DEFAULT_ORG: z
+    .string()
+    .regex(/^\S{1,200}$/, 'expected 1 to 200 characters without spaces')
+    .default('liftos'),
   HOST: z.string().min(1).optional(),
   PORT: integer(0, 65535, 8004),
   DEBUG: boolean,
@@ -73,22 +81,28 @@ export type LoginRole = 'obs_api' | 'obs_worker' | 'obs_queue';
  * Throws a ConfigError that lists every wrong variable with what was expected of it.
  */
 export function parseConfig(env: Record<string, string | undefined>) {
-  const given = Object.fromEntries(Object.entries(env).filter(([, value]) => value !== undefined && value !== ''));
+  const given = Object.fromEntries(
+    Object.entries(env).filter(([, value]) => value !== undefined && value !== ''),
+  );
   const parsed = environment.safeParse(given);
   const problems = parsed.success
     ? []
     : parsed.error.issues.map((issue) => {
         const name = String(issue.path[0]);
         // A secret or a URL with a password must not end up in a log because it had a typing error.
-        const shown = /SECRET|URL/.test(name) || given[name] === undefined ? '' : `, got ${JSON.stringify(given[name])}`;
-        const message = given[name] === undefined ? 'is required' : issue.message.replace(/^Invalid \w+: /, '');
+        const shown =
+          /SECRET|URL/.test(name) || given[name] === undefined ? '' : `, got ${JSON.stringify(given[name])}`;
+        const message =
+          given[name] === undefined ? 'is required' : issue.message.replace(/^Invalid \w+: /, '');
         return `${name}: ${message}${shown}`;
       });
   if (parsed.success && !parsed.data.JWT_SECRET && !parsed.data.JWT_JWKS_URL) {
     problems.push('JWT_SECRET: is required (at least 32 bytes), unless JWT_JWKS_URL names a key set');
   }
   if (!parsed.success || problems.length > 0) {
-    throw new ConfigError(`The configuration is wrong:\n${problems.map((problem) => `  ${problem}`).join('\n')}`);
+    throw new ConfigError(
+      `The configuration is wrong:\n${problems.map((problem) => `  ${problem}`).join('\n')}`,
+    );
   }
   const data = parsed.data;
   return {

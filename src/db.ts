@@ -40,7 +40,10 @@ export function connect(url: string, options: DatabaseOptions): Sql {
     // acknowledgement (88 ms measured on loopback).
     ...(socketFolder?.startsWith('/')
       ? {}
-      : { socket: () => openSocket(target.hostname.replace(/^\[|\]$/g, '') || 'localhost', Number(target.port || 5432)) }),
+      : {
+          socket: () =>
+            openSocket(target.hostname.replace(/^\[|\]$/g, '') || 'localhost', Number(target.port || 5432)),
+        }),
   } as postgres.Options<Record<string, never>>);
 }
 

@@ -121,11 +121,21 @@ export function toProblem(error: unknown): Problem {
     return unavailable('database_busy', 'The database is busy. Try again shortly.', error);
   }
   if (code === '57014') {
-    return new Problem(504, 'timeout', 'The request took too long and was cancelled. Ask for a shorter range.', {
-      cause: error,
-    });
+    return new Problem(
+      504,
+      'timeout',
+      'The request took too long and was cancelled. Ask for a shorter range.',
+      {
+        cause: error,
+      },
+    );
   }
-  return new Problem(500, 'internal_error', 'Something went wrong on our side. Quote the request id when reporting it.', {
-    cause: error,
-  });
+  return new Problem(
+    500,
+    'internal_error',
+    'Something went wrong on our side. Quote the request id when reporting it.',
+    {
+      cause: error,
+    },
+  );
 }

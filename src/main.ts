@@ -26,7 +26,10 @@ const server = serve({ fetch: app.fetch, port: config.port, hostname: config.hos
   log.info({ port: address.port }, 'listening');
 }) as Server;
 server.on('error', (error: NodeJS.ErrnoException) => {
-  const reason = error.code === 'EADDRINUSE' ? `port ${config.port} is taken: stop what uses it, or set PORT` : error.message;
+  const reason =
+    error.code === 'EADDRINUSE'
+      ? `port ${config.port} is taken: stop what uses it, or set PORT`
+      : error.message;
   log.fatal(`cannot listen: ${reason}`);
   process.exit(1);
 });

@@ -57,17 +57,24 @@ export function parseJson(c: Context, body: Buffer): unknown {
   try {
     return JSON.parse(body.toString());
   } catch (error) {
-    throw invalid([{ path: '', message: `the body is not valid JSON: ${(error as Error).message.slice(0, 200)}` }]);
+    throw invalid([
+      { path: '', message: `the body is not valid JSON: ${(error as Error).message.slice(0, 200)}` },
+    ]);
   }
 }
 
 /** Checks a value against a schema; what is wrong becomes a 400 whose paths begin with prefix ("query"). */
-export function check<Schema extends z.ZodType>(schema: Schema, value: unknown, prefix = ''): z.output<Schema> {
+export function check<Schema extends z.ZodType>(
+  schema: Schema,
+  value: unknown,
+  prefix = '',
+): z.output<Schema> {
   const checked = schema.safeParse(value);
   if (checked.success) return checked.data;
   const errors = checked.error.issues.flatMap((issue): FieldError[] => {
     const path = [prefix, ...issue.path].reduce<string>(
-      (whole, part) => (typeof part === 'number' ? `${whole}[${part}]` : whole ? `${whole}.${String(part)}` : String(part)),
+      (whole, part) =>
+        typeof part === 'number' ? `${whole}[${part}]` : whole ? `${whole}.${String(part)}` : String(part),
       '',
     );
     if (issue.code === 'unrecognized_keys') {
@@ -83,15 +90,24 @@ export function check<Schema extends z.ZodType>(schema: Schema, value: unknown, 
 export const timestampSchema = z
   .unknown()
   .transform((value, context): string => {
-    const micros = parseTimestamp(typeof value === 'string' && /^\d{11,}$/.test(value) ? Number(value) : value);
+    const micros = parseTimestamp(
+      typeof value === 'string' && /^\d{11,}$/.test(value) ? Number(value) : value,
+    );
     if (!Number.isNaN(micros)) return formatTimestamp(micros);
     context.addIssue({
       code: 'custom',
-      message: value === undefined ? 'is required' : 'expected RFC 3339 text such as 2026-01-31T12:00:00Z, or epoch milliseconds',
+      message:
+        value === undefined
+          ? 'is required'
+          : 'expected RFC 3339 text such as 2026-01-31T12:00:00Z, or epoch milliseconds',
     });
     return z.NEVER;
   })
-  .openapi({ type: 'string', format: 'date-time', description: 'RFC 3339, or epoch milliseconds as a number' });
+  .openapi({
+    type: 'string',
+    format: 'date-time',
+    description: 'RFC 3339, or epoch milliseconds as a number',
+  });
 
 /** A page of a list: opaque cursors that say where the next page begins. */
 export const cursorSchema = z
@@ -99,7 +115,8 @@ export const cursorSchema = z
   .max(1024)
   .transform((cursor, context) => {
     const text = Buffer.from(cursor, 'base64url').toString();
-    if (cursor !== '' && Buffer.from(text).toString('base64url') === cursor && !text.includes('\0')) return text;
+    if (cursor !== '' && Buffer.from(text).toString('base64url') === cursor && !text.includes('\0'))
+      return text;
     context.addIssue({ code: 'custom', message: 'expected the next_cursor of an earlier answer' });
     return z.NEVER;
   })

@@ -26,7 +26,7 @@ export function createTelemetry(read: { bufferedSamples: () => number; cachedSer
     registry,
     requestDuration: new Histogram({
       name: 'http_request_duration_seconds',
-      help: 'Time from the request\'s head to its answer',
+      help: "Time from the request's head to its answer",
       labelNames: ['method', 'route', 'status'] as const,
       buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
       registers: [registry],

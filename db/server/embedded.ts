@@ -82,16 +82,27 @@ export async function ensureRuntime(log: Log): Promise<void> {
       archive,
       ...debianMirror(),
     ]);
-    run('tar', ['--extract', '--file', archive, '--directory', partial, '--no-same-owner', '--exclude=./dev/*']);
+    run('tar', [
+      '--extract',
+      '--file',
+      archive,
+      '--directory',
+      partial,
+      '--no-same-owner',
+      '--exclude=./dev/*',
+    ]);
     rmSync(archive);
     // What the packages' own scripts, which were not run, would have made.
     for (const name of ['bin', 'sbin', 'lib', 'lib64']) {
       if (!existsSync(path.join(partial, name))) symlinkSync(`usr/${name}`, path.join(partial, name));
     }
-    for (const name of ['proc', 'dev', 'tmp', 'run', 'data', 'etc']) mkdirSync(path.join(partial, name), { recursive: true });
+    for (const name of ['proc', 'dev', 'tmp', 'run', 'data', 'etc'])
+      mkdirSync(path.join(partial, name), { recursive: true });
     appendFileSync(path.join(partial, 'etc/passwd'), `postgres:x:${uid}:${uid}::/:/bin/sh\n`);
     appendFileSync(path.join(partial, 'etc/group'), `postgres:x:${uid}:\n`);
-    const trial = spawnSync('bwrap', sandbox(partial, cacheFolder, ['postgres', '--version']), { encoding: 'utf8' });
+    const trial = spawnSync('bwrap', sandbox(partial, cacheFolder, ['postgres', '--version']), {
+      encoding: 'utf8',
+    });
     if (trial.status !== 0) {
       throw new Error(
         `the embedded database does not start under bubblewrap: ${trial.stderr.trim()}\n` +
@@ -105,16 +116,24 @@ export async function ensureRuntime(log: Log): Promise<void> {
 function installTools() {
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
   retryOnce('apt-get', ['update', '-qq'], env);
-  retryOnce('apt-get', ['install', '-y', '-qq', '--no-install-recommends', 'bubblewrap', 'mmdebstrap', 'debian-archive-keyring'], env);
+  retryOnce(
+    'apt-get',
+    ['install', '-y', '-qq', '--no-install-recommends', 'bubblewrap', 'mmdebstrap', 'debian-archive-keyring'],
+    env,
+  );
 }
 
 // The mirror that this machine already uses, where it is Debian itself; else mmdebstrap's default.
 function debianMirror(): string[] {
   const osRelease = existsSync('/etc/os-release') ? readFileSync('/etc/os-release', 'utf8') : '';
   if (!/^ID=debian$/m.test(osRelease)) return [];
-  const listed = spawnSync('apt-get', ['indextargets', '--format', '$(SITE) $(ORIGIN) $(LABEL)', 'Created-By: Packages'], {
-    encoding: 'utf8',
-  });
+  const listed = spawnSync(
+    'apt-get',
+    ['indextargets', '--format', '$(SITE) $(ORIGIN) $(LABEL)', 'Created-By: Packages'],
+    {
+      encoding: 'utf8',
+    },
+  );
   const line = (listed.stdout ?? '').split('\n').find((line) => line.endsWith(' Debian Debian'));
   return line ? [line.split(' ')[0]!] : [];
 }
@@ -122,7 +141,11 @@ function debianMirror(): string[] {
 function run(command: string, args: string[], env = process.env) {
   const done = spawnSync(command, args, { encoding: 'utf8', env, maxBuffer: 64 * 1024 ** 2 });
   if (done.status !== 0) {
-    const output = `${done.error?.message ?? ''}${done.stdout ?? ''}${done.stderr ?? ''}`.trim().split('\n').slice(-12).join('\n');
+    const output = `${done.error?.message ?? ''}${done.stdout ?? ''}${done.stderr ?? ''}`
+      .trim()
+      .split('\n')
+      .slice(-12)
+      .join('\n');
     throw new Error(`${command} failed:\n${output}\n${hint}`);
   }
 }
@@ -146,7 +169,8 @@ async function withLock(folder: string, work: () => Promise<void>) {
       // Left behind by a process that was killed: unpacking never takes that long.
       const age = Date.now() - (statSync(folder, { throwIfNoEntry: false })?.mtimeMs ?? Date.now());
       if (age > 280_000) rmSync(folder, { recursive: true, force: true });
-      if (Date.now() > deadline) throw new Error(`another process holds ${folder}; remove it if there is none`);
+      if (Date.now() > deadline)
+        throw new Error(`another process holds ${folder}; remove it if there is none`);
       await sleep(500);
     }
   }
@@ -162,7 +186,15 @@ function sandbox(runtime: string, dataFolder: string, command: string[]): string
     ...['--unshare-user', '--uid', uid, '--gid', uid],
     ...['--ro-bind', runtime, '/', '--proc', '/proc', '--dev', '/dev', '--tmpfs', '/tmp', '--tmpfs', '/run'],
     ...['--bind', dataFolder, '/data', '--chdir', '/'],
-    ...['--clearenv', '--setenv', 'LC_ALL', 'C.UTF-8', '--setenv', 'PATH', '/usr/lib/postgresql/17/bin:/usr/bin:/bin'],
+    ...[
+      '--clearenv',
+      '--setenv',
+      'LC_ALL',
+      'C.UTF-8',
+      '--setenv',
+      'PATH',
+      '/usr/lib/postgresql/17/bin:/usr/bin:/bin',
+    ],
     ...command,
   ];
 }
@@ -182,7 +214,11 @@ export interface EmbeddedServer {
  * Starts the server whose data lives in folder (made at the first start), or finds it running.
  * Answers when it accepts connections. Other settings are for the postgres command line.
  */
-export async function startEmbedded(folder: string, log: Log, settings: Record<string, string> = {}): Promise<EmbeddedServer> {
+export async function startEmbedded(
+  folder: string,
+  log: Log,
+  settings: Record<string, string> = {},
+): Promise<EmbeddedServer> {
   await ensureRuntime(log);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   await initialise(folder, log);
@@ -262,7 +298,9 @@ function serverSettings(): string {
     timezone: "'UTC'",
     log_timezone: "'UTC'",
   };
-  return `\n# LiftOS Observability\n${Object.entries(settings).map(([name, value]) => `${name} = ${value}\n`).join('')}`;
+  return `\n# LiftOS Observability\n${Object.entries(settings)
+    .map(([name, value]) => `${name} = ${value}\n`)
+    .join('')}`;
 }
 
 // The port of the last start, if it is still free, so that a DATABASE_URL someone noted goes on working.
@@ -297,7 +335,11 @@ async function untilReady(folder: string, port: number, alive: () => boolean) {
     const lines = existsSync(file) ? readFileSync(file, 'utf8').split('\n') : [];
     if (lines[3] === String(port) && lines[7]?.trim() === 'ready' && embeddedPid(folder)) return;
     if (!alive() || Date.now() > deadline) {
-      const log = readFileSync(path.join(folder, 'postgresql.log'), 'utf8').trim().split('\n').slice(-10).join('\n');
+      const log = readFileSync(path.join(folder, 'postgresql.log'), 'utf8')
+        .trim()
+        .split('\n')
+        .slice(-10)
+        .join('\n');
       throw new Error(`PostgreSQL did not start. The end of ${path.join(folder, 'postgresql.log')}:\n${log}`);
     }
     await sleep(50);

@@ -13,7 +13,9 @@ export function createTimeBounds(sql: Sql): () => Promise<TimeBounds> {
 
   async function read() {
     try {
-      const [limits] = await sql<{ max_age_seconds: number }[]>`select max_age_seconds from api.get_ingest_limits()`;
+      const [limits] = await sql<
+        { max_age_seconds: number }[]
+      >`select max_age_seconds from api.get_ingest_limits()`;
       maxAgeMicros = limits ? limits.max_age_seconds * 1e6 : Number.POSITIVE_INFINITY;
       readAt = performance.now();
     } finally {

@@ -55,7 +55,9 @@ export function createCommitter(sql: Sql, options: CommitterOptions): Committer 
   function submit(samples: Samples, key?: IdempotencyKey) {
     const count = samples.times.length;
     if (buffered > 0 && buffered + count > options.bufferSamples) {
-      return Promise.reject(unavailable('ingest_buffer_full', 'More samples arrive than the database takes. Try again shortly.'));
+      return Promise.reject(
+        unavailable('ingest_buffer_full', 'More samples arrive than the database takes. Try again shortly.'),
+      );
     }
     buffered += count;
     return new Promise<'recorded' | 'replayed'>((resolve, reject) => {
@@ -133,7 +135,8 @@ export function createCommitter(sql: Sql, options: CommitterOptions): Committer 
       const verdicts = isKeyed ? await claim(transaction, batch) : batch.map(() => 'claimed' as const);
       const rows = claimed(batch, verdicts).map((pending) => pending.samples);
       if (rows.length === 0) return verdicts;
-      const stream = await transaction`copy obs.sample (time, series_id, value) from stdin with (format binary)`.writable();
+      const stream =
+        await transaction`copy obs.sample (time, series_id, value) from stdin with (format binary)`.writable();
       await new Promise<void>((resolve, reject) => {
         stream.on('error', reject);
         stream.write(encodeCopy(rows), (error) => (error ? reject(error) : resolve()));
@@ -174,7 +177,11 @@ function answer(batch: Pending[], verdicts: Verdict[]) {
     else if (verdicts[i] === 'replayed') pending.resolve('replayed');
     else {
       pending.reject(
-        new Problem(422, 'idempotency_key_reused', 'This Idempotency-Key was used within the last day with another body.'),
+        new Problem(
+          422,
+          'idempotency_key_reused',
+          'This Idempotency-Key was used within the last day with another body.',
+        ),
       );
     }
   }

@@ -86,7 +86,10 @@ export async function readMetrics(
 
     // JSON has no NaN and no infinities, but 1e999 reads as one.
     if (typeof value !== 'number' || !Number.isFinite(value)) {
-      errors.push({ path: join(pathOf(i), 'value'), message: value === undefined ? 'is required' : 'expected a finite number' });
+      errors.push({
+        path: join(pathOf(i), 'value'),
+        message: value === undefined ? 'is required' : 'expected a finite number',
+      });
     } else {
       samples.values[i] = value;
     }
@@ -125,7 +128,11 @@ export async function readMetrics(
   if (errors.length > 0) throw invalid(errors);
   if (missing.size > 0) {
     const unresolved = [...missing.values()];
-    const ids = await cache.resolve(orgId, [...missing.keys()], unresolved.map((entry) => entry.identity));
+    const ids = await cache.resolve(
+      orgId,
+      [...missing.keys()],
+      unresolved.map((entry) => entry.identity),
+    );
     for (const [j, entry] of unresolved.entries()) {
       for (const i of entry.indexes) samples.seriesIds[i] = ids[j]!;
     }
@@ -159,7 +166,13 @@ function seriesKey(orgId: number, name: unknown, serviceName: unknown, labels: u
   return `${key}\0${count}`;
 }
 
-function checkIdentity(path: string, name: unknown, serviceName: unknown, labels: unknown, errors: FieldError[]): boolean {
+function checkIdentity(
+  path: string,
+  name: unknown,
+  serviceName: unknown,
+  labels: unknown,
+  errors: FieldError[],
+): boolean {
   const before = errors.length;
   const complain = (field: string, message: string | null) => {
     if (message !== null) errors.push({ path: join(path, field), message });
@@ -171,11 +184,13 @@ function checkIdentity(path: string, name: unknown, serviceName: unknown, labels
       complain('labels', 'expected an object of text values');
     } else {
       const entries = Object.entries(labels);
-      if (entries.length > limits.labels) complain('labels', `must be at most ${limits.labels} labels, has ${entries.length}`);
+      if (entries.length > limits.labels)
+        complain('labels', `must be at most ${limits.labels} labels, has ${entries.length}`);
       else {
         for (const [label, value] of entries) {
           const nameProblem = textProblem(label, limits.labelNameLength);
-          if (nameProblem) complain('labels', `label name ${JSON.stringify(label.slice(0, 40))} ${nameProblem}`);
+          if (nameProblem)
+            complain('labels', `label name ${JSON.stringify(label.slice(0, 40))} ${nameProblem}`);
           // An empty value is allowed: it is what a label that is absent reads as.
           else if (value !== '') complain(`labels.${label}`, textProblem(value, limits.labelValueLength));
         }

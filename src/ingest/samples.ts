@@ -8,7 +8,11 @@ export interface Samples {
 }
 
 export function newSamples(length: number): Samples {
-  return { times: new Float64Array(length), seriesIds: new Int32Array(length), values: new Float64Array(length) };
+  return {
+    times: new Float64Array(length),
+    seriesIds: new Int32Array(length),
+    values: new Float64Array(length),
+  };
 }
 
 // https://www.postgresql.org/docs/17/sql-copy.html, "Binary Format": signature, flags, length of the extension.

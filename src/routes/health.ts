@@ -25,7 +25,9 @@ const healthSchema = z
   .openapi('Health');
 
 const liveSchema = z.object({ status: z.literal('live') }).openapi('Live');
-const readySchema = z.object({ status: z.enum(['ready', 'draining', 'waiting']), reason: z.string().optional() }).openapi('Ready');
+const readySchema = z
+  .object({ status: z.enum(['ready', 'draining', 'waiting']), reason: z.string().optional() })
+  .openapi('Ready');
 
 export interface HealthDependencies {
   sql: Sql;
@@ -43,7 +45,11 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
     const started = performance.now();
     const ping = sql`select api.get_ingest_limits()`.then(
       () => ({ latencyMs: Math.round((performance.now() - started) * 1000) / 1000 }),
-      (error) => ({ error: isConnectionError(error) ? 'cannot be reached' : `does not answer as expected (${error.code ?? 'error'})` }),
+      (error) => ({
+        error: isConnectionError(error)
+          ? 'cannot be reached'
+          : `does not answer as expected (${error.code ?? 'error'})`,
+      }),
     );
     let timer: NodeJS.Timeout | undefined;
     const timeout = new Promise<{ error: string }>((resolve) => {
@@ -112,14 +118,20 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
         summary: 'Whether the process takes requests; send none when not',
         responses: {
           ...responses(200, 'Ready', readySchema, []),
-          503: { description: 'Draining before it stops, or waiting for the database', content: { 'application/json': { schema: readySchema } } },
+          503: {
+            description: 'Draining before it stops, or waiting for the database',
+            content: { 'application/json': { schema: readySchema } },
+          },
         },
       }),
       async (c) => {
         if (isDraining()) return c.json({ status: 'draining' } satisfies z.infer<typeof readySchema>, 503);
         const ping = await pingDatabase();
         if ('error' in ping) {
-          return c.json({ status: 'waiting', reason: `database ${ping.error}` } satisfies z.infer<typeof readySchema>, 503);
+          return c.json(
+            { status: 'waiting', reason: `database ${ping.error}` } satisfies z.infer<typeof readySchema>,
+            503,
+          );
         }
         return c.json({ status: 'ready' } satisfies z.infer<typeof readySchema>);
       },

@@ -8,7 +8,17 @@ import { invalid } from '../errors.ts';
 import type { Committer, IdempotencyKey } from '../ingest/commit.ts';
 import { limits, readMetrics, type TimeBounds, textProblem } from '../ingest/metrics.ts';
 import type { SeriesCache } from '../ingest/series.ts';
-import { check, cursorSchema, endpoint, parseJson, queryOf, readBody, responses, timestampSchema, toCursor } from '../request.ts';
+import {
+  check,
+  cursorSchema,
+  endpoint,
+  parseJson,
+  queryOf,
+  readBody,
+  responses,
+  timestampSchema,
+  toCursor,
+} from '../request.ts';
 
 /** Text that can be stored: see textProblem. */
 const text = (maxLength: number) =>
@@ -21,10 +31,15 @@ const text = (maxLength: number) =>
     .openapi({ type: 'string', minLength: 1, maxLength });
 
 const labelsSchema = z
-  .record(text(limits.labelNameLength), z.union([z.literal(''), text(limits.labelValueLength)]).openapi({ type: 'string' }), 'expected an object of text values')
+  .record(
+    text(limits.labelNameLength),
+    z.union([z.literal(''), text(limits.labelValueLength)]).openapi({ type: 'string' }),
+    'expected an object of text values',
+  )
   .superRefine((labels, context) => {
     const count = Object.keys(labels).length;
-    if (count > limits.labels) context.addIssue({ code: 'custom', message: `must be at most ${limits.labels} labels, has ${count}` });
+    if (count > limits.labels)
+      context.addIssue({ code: 'custom', message: `must be at most ${limits.labels} labels, has ${count}` });
   })
   .openapi({ type: 'object', additionalProperties: { type: 'string' }, example: { host: 'web-1' } });
 
@@ -46,7 +61,21 @@ export const batchSchema = z
 const recordedSchema = z.object({ recorded: z.number().int() }).openapi('Recorded');
 
 export const aggregations = [
-  'avg', 'sum', 'min', 'max', 'count', 'median', 'p50', 'p90', 'p95', 'p99', 'stddev', 'first', 'last', 'rate', 'increase',
+  'avg',
+  'sum',
+  'min',
+  'max',
+  'count',
+  'median',
+  'p50',
+  'p90',
+  'p95',
+  'p99',
+  'stddev',
+  'first',
+  'last',
+  'rate',
+  'increase',
 ] as const;
 
 const windowUnits: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 };
@@ -84,7 +113,10 @@ export const metricsQuerySchema = z
     limit: z.number().int().min(1).max(10_000).default(1000),
     format: z.enum(['points', 'columns']).default('points'),
   })
-  .refine((query) => query.start_time < query.end_time, { path: ['end_time'], message: 'must be after start_time' })
+  .refine((query) => query.start_time < query.end_time, {
+    path: ['end_time'],
+    message: 'must be after start_time',
+  })
   .openapi('MetricsQuery');
 
 const seriesLabelsSchema = z.record(z.string(), z.string());
@@ -167,8 +199,12 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       tags,
       security,
       summary: 'Record one sample',
-      description: 'Answered after the sample is committed. The same Idempotency-Key within a day records it once.',
-      request: { headers: idempotencyHeader, body: { required: true, content: { 'application/json': { schema: metricSchema } } } },
+      description:
+        'Answered after the sample is committed. The same Idempotency-Key within a day records it once.',
+      request: {
+        headers: idempotencyHeader,
+        body: { required: true, content: { 'application/json': { schema: metricSchema } } },
+      },
       responses: responses(201, 'Recorded', recordedSchema, [400, 401, 403, 413, 415, 422, 503]),
     }),
     permit('ingest'),
@@ -183,8 +219,12 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       tags,
       security,
       summary: 'Record up to 1000 samples, all or none',
-      description: 'Answered after all samples are committed. The same Idempotency-Key within a day records them once.',
-      request: { headers: idempotencyHeader, body: { required: true, content: { 'application/json': { schema: batchSchema } } } },
+      description:
+        'Answered after all samples are committed. The same Idempotency-Key within a day records them once.',
+      request: {
+        headers: idempotencyHeader,
+        body: { required: true, content: { 'application/json': { schema: batchSchema } } },
+      },
       responses: responses(201, 'Recorded', recordedSchema, [400, 401, 403, 413, 415, 422, 503]),
     }),
     permit('ingest'),
@@ -200,12 +240,19 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       security,
       summary: 'List metric names',
       request: { query: listQuerySchema },
-      responses: responses(200, 'Names in order, with the number of series and the times of the first and last stored sample', metricListSchema, [400, 401, 403, 503, 504]),
+      responses: responses(
+        200,
+        'Names in order, with the number of series and the times of the first and last stored sample',
+        metricListSchema,
+        [400, 401, 403, 503, 504],
+      ),
     }),
     permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
-      const rows = await sql<{ name: string; series_count: number; first_seen: Date | null; last_seen: Date | null }[]>`
+      const rows = await sql<
+        { name: string; series_count: number; first_seen: Date | null; last_seen: Date | null }[]
+      >`
         select * from api.list_metrics(
           ${c.var.principal.orgId}, ${query.q ?? null}, ${query.service_name ?? null}, ${query.cursor ?? null}, ${query.limit + 1}
         )`;
@@ -235,7 +282,12 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
         'Matching series merge into one, or into one for each value of the labels in group_by. ' +
         'A point is there for each bucket with samples, unless fill says otherwise; its value is null where the aggregation has none.',
       request: { body: { required: true, content: { 'application/json': { schema: metricsQuerySchema } } } },
-      responses: responses(200, 'One series, or one a group', z.union([pointsAnswerSchema, columnsAnswerSchema]), [400, 401, 403, 413, 415, 503, 504]),
+      responses: responses(
+        200,
+        'One series, or one a group',
+        z.union([pointsAnswerSchema, columnsAnswerSchema]),
+        [400, 401, 403, 413, 415, 503, 504],
+      ),
     }),
     permit('read'),
     async (c) => {
@@ -255,14 +307,18 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
 }
 
 function batchItems(body: unknown): unknown[] {
-  if (typeof body !== 'object' || body === null || Array.isArray(body)) throw invalid([{ path: '', message: 'expected an object' }]);
+  if (typeof body !== 'object' || body === null || Array.isArray(body))
+    throw invalid([{ path: '', message: 'expected an object' }]);
   const unknown = Object.keys(body).filter((key) => key !== 'metrics');
-  if (unknown.length > 0) throw invalid(unknown.map((path) => ({ path, message: 'unknown field; known is metrics' })));
+  if (unknown.length > 0)
+    throw invalid(unknown.map((path) => ({ path, message: 'unknown field; known is metrics' })));
   const { metrics } = body as { metrics?: unknown };
   if (metrics === undefined) throw invalid([{ path: 'metrics', message: 'is required' }]);
   if (!Array.isArray(metrics)) throw invalid([{ path: 'metrics', message: 'expected a list' }]);
   if (metrics.length === 0 || metrics.length > limits.batch) {
-    throw invalid([{ path: 'metrics', message: `must hold 1 to ${limits.batch} samples, holds ${metrics.length}` }]);
+    throw invalid([
+      { path: 'metrics', message: `must hold 1 to ${limits.batch} samples, holds ${metrics.length}` },
+    ]);
   }
   return metrics;
 }

@@ -1,0 +1,96 @@
+// What the commands of the Makefile share: the checkout's .env and its background processes.
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import {
+  appendFileSync,
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { checkoutFolder, dataFolder } from '../db/server/find.ts';
+
+const envFile = path.join(checkoutFolder, '.env');
+
+/** Reads .env, and gives it a random JWT_SECRET if no key is configured. What is set already wins over the file. */
+export function loadEnvironment(): void {
+  if (existsSync(envFile)) process.loadEnvFile(envFile);
+  if (process.env.JWT_SECRET || process.env.JWT_JWKS_URL) return;
+  const secret = randomBytes(32).toString('hex');
+  appendFileSync(envFile, `JWT_SECRET=${secret}\n`);
+  chmodSync(envFile, 0o600);
+  process.env.JWT_SECRET = secret;
+}
+
+/** Runs a command's main function; an error is printed as a message, without a stack. */
+export async function command(main: () => Promise<void>): Promise<void> {
+  try {
+    await main();
+  } catch (error) {
+    console.error(`\n${(error as Error).message}`);
+    process.exit(1);
+  }
+}
+
+export const processes = { api: 'src/main.ts', worker: 'jobs/main.ts' } as const;
+export type ProcessName = keyof typeof processes;
+
+export function logFile(name: ProcessName): string {
+  return path.join(dataFolder, 'logs', `${name}.log`);
+}
+
+function pidFile(name: ProcessName): string {
+  return path.join(dataFolder, 'run', `${name}.pid`);
+}
+
+/** Process id of a background process of this checkout, or null when it does not run. */
+export function pidOf(name: ProcessName): number | null {
+  if (!existsSync(pidFile(name))) return null;
+  const pid = Number(readFileSync(pidFile(name), 'utf8'));
+  // The file outlives a killed process, and its number may belong to another by now.
+  const commandLine = `/proc/${pid}/cmdline`;
+  return existsSync(commandLine) && readFileSync(commandLine, 'utf8').includes(processes[name]) ? pid : null;
+}
+
+/** Starts a process in the background with its output in .data/logs; does nothing when it runs. */
+export function startProcess(name: ProcessName, env: Record<string, string>): void {
+  if (pidOf(name)) return;
+  for (const file of [logFile(name), pidFile(name)]) mkdirSync(path.dirname(file), { recursive: true });
+  const log = openSync(logFile(name), 'a');
+  const child = spawn(process.execPath, [processes[name]], {
+    cwd: checkoutFolder,
+    env: { ...process.env, ...env },
+    detached: true,
+    stdio: ['ignore', log, log],
+  });
+  closeSync(log);
+  child.unref();
+  writeFileSync(pidFile(name), `${child.pid}\n`);
+}
+
+/** Ends a background process with SIGTERM and waits until it is gone. Answers whether it ran. */
+export async function stopProcess(name: ProcessName): Promise<boolean> {
+  const pid = pidOf(name);
+  if (pid) {
+    process.kill(pid, 'SIGTERM');
+    const deadline = Date.now() + 30_000;
+    while (pidOf(name) === pid) {
+      if (Date.now() > deadline) throw new Error(`The ${name} (process ${pid}) did not stop within 30 s.`);
+      await sleep(50);
+    }
+  }
+  rmSync(pidFile(name), { force: true });
+  return pid !== null;
+}
+
+/** The last lines of a process's log. */
+export function logTail(name: ProcessName, lines = 15): string {
+  if (!existsSync(logFile(name))) return '';
+  return readFileSync(logFile(name), 'utf8').trim().split('\n').slice(-lines).join('\n');
+}

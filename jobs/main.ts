@@ -1,0 +1,85 @@
+// Starts the worker: the list of its tasks, when each runs, and a runner that outlives the database.
+import os from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type CronItem, Logger, parseCronItems, type Runner, run, type TaskList } from 'graphile-worker';
+import { loadConfig } from '../src/config.ts';
+import { connect } from '../src/db.ts';
+import { createLog } from '../src/log.ts';
+import { onStop } from '../src/stop.ts';
+import { hostMetricsTask, recordHostMetrics } from './host_metrics.ts';
+import { purgeIdempotencyKeys } from './purge_idempotency_keys.ts';
+
+const config = loadConfig();
+const log = createLog(config, 'worker');
+// Two roles: the queue's tables answer to obs_queue alone, everything else goes through functions of schema job.
+const sql = connect(config.workerDatabaseUrl, {
+  name: 'obs-worker',
+  max: config.workerConcurrency,
+  statementTimeoutMs: config.statementTimeoutMs,
+});
+
+const host = os.hostname();
+const hostTask = hostMetricsTask(host);
+
+const taskList: TaskList = {
+  [hostTask]: recordHostMetrics({ sql, org: config.defaultOrg, host }),
+  purge_idempotency_keys: purgeIdempotencyKeys(sql),
+};
+
+const crontab: CronItem[] = [
+  // Schedules itself every 10 s; this sets it going again should a job be lost.
+  {
+    task: hostTask,
+    match: '* * * * *',
+    options: { jobKey: hostTask, jobKeyMode: 'preserve_run_at', backfillPeriod: 0 },
+  },
+  {
+    task: 'purge_idempotency_keys',
+    match: '17 * * * *',
+    options: { jobKey: 'purge_idempotency_keys', backfillPeriod: 0 },
+  },
+];
+
+const queueLog = new Logger((scope) => (level, message, meta) => {
+  const line = { ...scope, ...(meta?.error ? { error: meta.error } : {}) };
+  if (level === 'error') log.error(line, message);
+  else if (level === 'warning') log.warn(line, message);
+  else log.debug(line, message);
+});
+
+let runner: Runner | undefined;
+let isStopping = false;
+
+async function work() {
+  while (!isStopping) {
+    try {
+      runner = await run({
+        connectionString: config.queueDatabaseUrl,
+        concurrency: config.workerConcurrency,
+        maxPoolSize: config.workerConcurrency + 2,
+        pollInterval: 1000,
+        noHandleSignals: true,
+        taskList,
+        parsedCronItems: parseCronItems(crontab),
+        logger: queueLog,
+      });
+      await runner.addJob(hostTask, {}, { jobKey: hostTask });
+      log.info('working');
+      await runner.promise;
+    } catch (error) {
+      if (isStopping) return;
+      // graphile-worker gives up after a number of failures in a row; the database may yet come back.
+      log.error({ error }, 'the queue cannot be worked, trying again');
+      await runner?.stop().catch(() => {});
+      await sleep(1000);
+    }
+  }
+}
+
+onStop(log, config.shutdownTimeoutMs, async () => {
+  isStopping = true;
+  await runner?.stop();
+  await sql.end({ timeout: 5 });
+});
+
+void work();

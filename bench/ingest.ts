@@ -6,14 +6,21 @@ import path from 'node:path';
 import postgres from 'postgres';
 import { runtimeCommand } from '../db/server/embedded.ts';
 import { encodeCopy, newSamples } from '../src/ingest/samples.ts';
-import { type LoadResult, percentile, runLoad } from './load.ts';
+import { logRow, type Row, runLoad, toRow } from './load.ts';
 
-export const seriesCount = 5000;
+const seriesCount = 5000;
 const hosts = 500;
 const metricNames = ['response_time_ms', 'http_requests_total', 'cpu_usage', 'memory_usage', 'queue_depth'];
 
+export interface Series {
+  name: string;
+  service_name: string;
+  labels: Record<string, string>;
+}
+export type Metric = Series & { value: number; timestamp?: string };
+
 /** The i-th of the bench's series. */
-export function seriesOf(i: number) {
+export function seriesOf(i: number): Series {
   return {
     name: metricNames[i % metricNames.length]!,
     service_name: `service-${i % 7}`,
@@ -24,76 +31,63 @@ export function seriesOf(i: number) {
   };
 }
 
-/** A body of POST /metrics/batch: 1000 of the series, all at one time, random values. */
-export function batchBody(batch: number, time: number): string {
+/** What takes the samples: this service, or another in its place. */
+export interface IngestTarget {
+  url: string;
+  headers: Record<string, string>;
+  expect: number;
+  batch: { path: string; encode: (metrics: Metric[]) => string };
+  single: { path: string; encode: (metric: Metric) => string };
+}
+
+export function ownIngest(url: string, token: string): IngestTarget {
+  return {
+    url,
+    headers: { 'content-type': 'application/json', authorization: `Bearer ${token}` },
+    expect: 201,
+    batch: { path: '/api/v1/metrics/batch', encode: (metrics) => JSON.stringify({ metrics }) },
+    single: { path: '/api/v1/metrics', encode: JSON.stringify },
+  };
+}
+
+/** A batch: 1000 of the series, all at one time, random values. */
+function batchOf(batch: number, time: number): Metric[] {
   const timestamp = new Date(time).toISOString();
-  const metrics = Array.from({ length: 1000 }, (_, i) => ({
+  return Array.from({ length: 1000 }, (_, i) => ({
     ...seriesOf((batch * 1000 + i) % seriesCount),
     value: Math.round(Math.random() * 1e6) / 1000,
     timestamp,
   }));
-  return JSON.stringify({ metrics });
 }
 
-export interface IngestRow {
-  name: string;
-  connections: number;
-  perSecond: number;
-  p50: number;
-  p99: number;
-}
-
-export async function benchIngest(
-  api: { url: string; token: string },
-  seconds: number,
-  log: (row: IngestRow) => void,
-) {
-  const rows: IngestRow[] = [];
-  const add = (name: string, connections: number, samples: number, result: LoadResult) => {
-    const row = {
-      name,
-      connections,
-      perSecond: (result.requests * samples) / result.seconds,
-      p50: percentile(result.latencies, 50),
-      p99: percentile(result.latencies, 99),
-    };
+export async function benchIngest(target: IngestTarget, seconds: number): Promise<Row[]> {
+  const { url, headers, expect, batch, single } = target;
+  const rows: Row[] = [];
+  const add = (row: Row) => {
     rows.push(row);
-    log(row);
+    logRow(row);
   };
   // Bodies are made beforehand. Each is a moment later than the one before it, as in life; they are sent again
   // only when a run outlasts them.
   const start = Date.now() - 3_600_000;
-  const batches = Array.from({ length: Math.max(200, seconds * 150) }, (_, i) =>
-    Buffer.from(batchBody(i, start + i * 200)),
+  const bodies = Array.from({ length: Math.max(200, seconds * 150) }, (_, i) =>
+    Buffer.from(batch.encode(batchOf(i, start + i * 200))),
   );
-  const common = { url: api.url, token: api.token, expect: 201 };
+  const runBatches = (connections: number, seconds: number) =>
+    runLoad({
+      ...{ url, headers, expect, path: batch.path, connections, seconds },
+      body: (c, n) => bodies[(c + n * connections) % bodies.length]!,
+    });
   // The first requests make the series and warm the code.
-  await runLoad({
-    ...common,
-    path: '/api/v1/metrics/batch',
-    connections: 4,
-    seconds: 2,
-    body: (c, n) => batches[(c + n * 4) % batches.length]!,
-  });
+  await runBatches(4, 2);
+  for (const connections of [1, 4, 16])
+    add(toRow(`batch of 1000, connections: ${connections}`, await runBatches(connections, seconds), 1000));
   for (const connections of [1, 4, 16]) {
     const result = await runLoad({
-      ...common,
-      path: '/api/v1/metrics/batch',
-      connections,
-      seconds,
-      body: (c, n) => batches[(c + n * connections) % batches.length]!,
+      ...{ url, headers, expect, path: single.path, connections, seconds },
+      body: (c, n) => single.encode({ ...seriesOf((c * 997 + n) % seriesCount), value: n }),
     });
-    add('batch of 1000', connections, 1000, result);
-  }
-  for (const connections of [1, 4, 16]) {
-    const result = await runLoad({
-      ...common,
-      path: '/api/v1/metrics',
-      connections,
-      seconds,
-      body: (c, n) => JSON.stringify({ ...seriesOf((c * 997 + n) % seriesCount), value: n }),
-    });
-    add('single', connections, 1, result);
+    add(toRow(`single, connections: ${connections}`, result));
   }
   return rows;
 }

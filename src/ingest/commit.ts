@@ -194,7 +194,7 @@ async function claim(sql: Queryable, batch: Pending[]): Promise<Verdict[]> {
     select api.claim_idempotency_keys(
       ${keys.map((key) => key.orgId)}::int[],
       ${keys.map((key) => key.key)}::text[],
-      ${keys.map((key) => key.bodyHash)}::bytea[],
+      ${keys.map((key) => `\\x${key.bodyHash.toString('hex')}`)}::text[]::bytea[],
       ${keyed.map(([, pending]) => pending.samples.times.length)}::int[]
     ) as verdicts`;
   const verdicts: Verdict[] = batch.map(() => 'claimed');

@@ -1,5 +1,6 @@
 // Databases for tests and benches: one migrated template a run, one clone of it a test file.
 import postgres from 'postgres';
+import { afterAll, beforeAll, inject } from 'vitest';
 import { type Edition, migrate } from '../../db/migrate.ts';
 
 export interface TestServer {
@@ -8,6 +9,7 @@ export interface TestServer {
   /** Prefix of the names of this run's databases. */
   prefix: string;
   edition: Edition;
+  timescaledb: string;
 }
 
 function admin(url: string) {
@@ -28,12 +30,12 @@ export async function createTemplate(url: string): Promise<TestServer> {
   try {
     await dropLeftovers(sql);
     await sql.unsafe(`create database ${template}`);
-    const { edition } = await migrate(withDatabase(url, template));
+    const { edition, timescaledb } = await migrate(withDatabase(url, template));
     // A database that anyone is connected to cannot be copied, and TimescaleDB's scheduler comes back to one that
     // is merely marked as a template.
     await sql.unsafe(`alter database ${template} allow_connections false`);
     await sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = ${template}`;
-    return { url, prefix, edition };
+    return { url, prefix, edition, timescaledb };
   } finally {
     await sql.end();
   }
@@ -71,4 +73,17 @@ async function dropLeftovers(sql: postgres.Sql) {
     select datname from pg_database
     where datname ~ '^obs_test_\\d+_' and split_part(datname, '_', 3)::bigint < ${Date.now() - 4 * 3_600_000}`;
   for (const { datname } of names) await sql.unsafe(`drop database if exists ${datname} with (force)`);
+}
+
+/** In a test file: a database of its own for the whole file, and its owner's connection. */
+export function useDatabase(): { url: string; sql: postgres.Sql } {
+  const database = {} as { url: string; sql: postgres.Sql };
+  beforeAll(async () => {
+    database.url = await cloneDatabase(inject('server'));
+    database.sql = postgres(database.url, { max: 5, onnotice: () => {} });
+  });
+  afterAll(async () => {
+    await database.sql?.end({ timeout: 5 });
+  });
+  return database;
 }

@@ -1,0 +1,96 @@
+// Bounds that protect the service: body size, ingest buffer, series cache, statement time.
+import { gzipSync } from 'node:zlib';
+import { expect, test } from 'vitest';
+import { useApi } from '../support/api.ts';
+
+const api = useApi({
+  MAX_BODY_BYTES: '20000',
+  INGEST_BUFFER_SAMPLES: '1000',
+  INGEST_CONNECTIONS: '1',
+  SERIES_CACHE_SIZE: '10',
+  STATEMENT_TIMEOUT_MS: '1500',
+});
+
+const batch = (count: number, name = 'x') => ({ metrics: Array.from({ length: count }, (_, value) => ({ name, value })) });
+
+test('a body that is too large is refused, as it comes or once decompressed', async () => {
+  const large = JSON.stringify(batch(1000));
+  expect(large.length).toBeGreaterThan(20_000);
+  expect((await api.call('POST', '/api/v1/metrics/batch', { body: large })).status).toBe(413);
+  const zipped = gzipSync(large);
+  expect(zipped.length).toBeLessThan(20_000);
+  const answer = await api.call('POST', '/api/v1/metrics/batch', { body: zipped, headers: { 'Content-Encoding': 'gzip' } });
+  expect([answer.status, answer.body.code]).toEqual([413, 'body_too_large']);
+});
+
+test('a body without a length is bounded as well', async () => {
+  const stream = new ReadableStream({
+    pull(controller) {
+      controller.enqueue(new TextEncoder().encode('x'.repeat(10_000)));
+    },
+  });
+  const { Authorization } = await authorization();
+  const answer = await fetch(`${api.url}/api/v1/metrics`, {
+    method: 'POST',
+    headers: { Authorization, 'Content-Type': 'application/json' },
+    body: stream,
+    duplex: 'half',
+  } as RequestInit);
+  expect(answer.status).toBe(413);
+});
+
+async function authorization() {
+  const { signToken } = await import('../support/process.ts');
+  return { Authorization: `Bearer ${await signToken()}` };
+}
+
+test('a full buffer answers 503 with Retry-After and takes samples again once it has room', async () => {
+  await api.call('POST', '/api/v1/metrics', { body: { name: 'x', value: 1 } });
+  const before = await count();
+  let release = () => {};
+  const locked = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const blocker = api.sql.begin(async (sql) => {
+    await sql`lock table obs.sample in access exclusive mode`;
+    await locked;
+  });
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  const waiting = Array.from({ length: 4 }, () => api.call('POST', '/api/v1/metrics/batch', { body: batch(250) }));
+  await expect.poll(() => api.observability.committer.buffered()).toBe(1000);
+  const refused = await api.call('POST', '/api/v1/metrics', { body: { name: 'x', value: 1 } });
+  expect([refused.status, refused.body.code, refused.headers.get('Retry-After')]).toEqual([503, 'ingest_buffer_full', '1']);
+  release();
+  await blocker;
+  expect((await Promise.all(waiting)).map((answer) => answer.status)).toEqual([201, 201, 201, 201]);
+  expect((await api.call('POST', '/api/v1/metrics', { body: { name: 'x', value: 1 } })).status).toBe(201);
+  expect((await count()) - before).toBe(1001);
+});
+
+async function count() {
+  const [row] = await api.sql`select count(*)::int as n from obs.sample`;
+  return row!.n as number;
+}
+
+test('more series than the cache holds are recorded right', async () => {
+  for (let round = 0; round < 3; round++) {
+    const metrics = Array.from({ length: 40 }, (_, i) => ({ name: 'cached', value: i, labels: { i: String(i) } }));
+    expect((await api.call('POST', '/api/v1/metrics/batch', { body: { metrics } })).status).toBe(201);
+  }
+  const rows = await api.sql`
+    select s.labels ->> 'i' as i, array_agg(distinct m.value) as values, count(*)::int as n
+    from obs.series s join obs.sample m on m.series_id = s.id where s.name = 'cached' group by 1`;
+  expect(rows).toHaveLength(40);
+  for (const row of rows) expect([row.values, row.n]).toEqual([[Number(row.i)], 3]);
+});
+
+test('a query that takes too long answers 504', async () => {
+  const blocked = api.sql.begin(async (sql) => {
+    await sql`lock table obs.series in access exclusive mode`;
+    await new Promise((resolve) => setTimeout(resolve, 2500));
+  });
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  const answer = await api.call('GET', '/api/v1/metrics');
+  expect([answer.status, answer.body.code]).toEqual([504, 'timeout']);
+  await blocked;
+});

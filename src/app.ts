@@ -64,6 +64,8 @@ export function createApp({ config, log, sql, ingestSql }: AppOptions): Observab
     const requestId = given && /^[\w.:-]{1,128}$/.test(given) ? given : randomUUID();
     c.set('requestId', requestId);
     c.header('X-Request-Id', requestId);
+    // A client that keeps its connection busy would otherwise keep the process from ever stopping.
+    if (isDraining) c.header('Connection', 'close');
     const started = performance.now();
     await next();
     const seconds = (performance.now() - started) / 1000;

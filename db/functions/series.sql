@@ -33,6 +33,9 @@ begin
     -- it looks again, with a new snapshot: the series may have come into being meanwhile.
     if _count is null then
       select series_count, series_limit into _count, _limit from obs.org where id = _org_id for update;
+      if not found then
+        raise exception 'there is no org %', _org_id using errcode = '23503';
+      end if;
       continue;
     end if;
 
@@ -59,7 +62,8 @@ end
 $$;
 comment on function lib.ensure_series is
   'Ids of the series in _series, in its order: a JSON array of {name, service_name?, labels?}. Makes those that '
-  'are missing. Raises PT422 (cardinality_limit) when that would pass the org''s series_limit; then none is made.';
+  'are missing. Raises PT422 (cardinality_limit) when that would pass the org''s series_limit, 23503 when there is no such '
+  'org; then none is made.';
 
 create function api.ensure_series(_org_id int, _series jsonb)
 returns int[]

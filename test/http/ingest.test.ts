@@ -1,5 +1,5 @@
 // POST /metrics and /metrics/batch: what is recorded, what is refused and how it is said.
-import { gzipSync, brotliCompressSync, deflateSync } from 'node:zlib';
+import { brotliCompressSync, deflateSync, gzipSync } from 'node:zlib';
 import { describe, expect, test } from 'vitest';
 import { useApi } from '../support/api.ts';
 import { signToken } from '../support/process.ts';
@@ -7,7 +7,9 @@ import { signToken } from '../support/process.ts';
 const api = useApi();
 
 async function stored(name: string) {
-  return await api.sql<{ service_name: string; labels: Record<string, string>; value: number; micros: string }[]>`
+  return await api.sql<
+    { service_name: string; labels: Record<string, string>; value: number; micros: string }[]
+  >`
     select s.service_name, s.labels, m.value, (extract(epoch from m.time) * 1000000)::bigint as micros
     from obs.series s join obs.sample m on m.series_id = s.id
     where s.name = ${name} order by m.time, m.value`;
@@ -23,7 +25,12 @@ describe('a single sample', () => {
     });
     expect([answer.status, answer.body]).toEqual([201, { recorded: 1 }]);
     expect(await stored('one')).toEqual([
-      { service_name: 'auth', labels: { host: 'a', zone: 'b' }, value: 12.5, micros: String(Date.parse(timestamp) * 1000) },
+      {
+        service_name: 'auth',
+        labels: { host: 'a', zone: 'b' },
+        value: 12.5,
+        micros: String(Date.parse(timestamp) * 1000),
+      },
     ]);
   });
 
@@ -42,15 +49,20 @@ describe('a single sample', () => {
     ['lower case', (ms: number) => new Date(ms).toISOString().toLowerCase(), 0],
   ])('takes a time as %s', async (name, write, extraMicros) => {
     const ms = Date.now() - 5_000;
-    const answer = await api.call('POST', '/api/v1/metrics', { body: { name: `time ${name}`, value: 1, timestamp: write(ms) } });
+    const answer = await api.call('POST', '/api/v1/metrics', {
+      body: { name: `time ${name}`, value: 1, timestamp: write(ms) },
+    });
     expect(answer.status).toBe(201);
     expect((await stored(`time ${name}`))[0]?.micros).toBe(String(ms * 1000 + extraMicros));
   });
 
-  test.each([0, -1.5, 5e-324, 1.7976931348623157e308, -1.7976931348623157e308, 0.1])('keeps the value %s to the bit', async (value) => {
-    await api.call('POST', '/api/v1/metrics', { body: { name: `value ${value}`, value } });
-    expect((await stored(`value ${value}`))[0]?.value).toBe(value);
-  });
+  test.each([0, -1.5, 5e-324, 1.7976931348623157e308, -1.7976931348623157e308, 0.1])(
+    'keeps the value %s to the bit',
+    async (value) => {
+      await api.call('POST', '/api/v1/metrics', { body: { name: `value ${value}`, value } });
+      expect((await stored(`value ${value}`))[0]?.value).toBe(value);
+    },
+  );
 
   test('twice at one instant is two samples', async () => {
     const body = { name: 'twice', value: 1, timestamp: Date.now() };
@@ -60,8 +72,12 @@ describe('a single sample', () => {
   });
 
   test('with its labels in another order is of the same series', async () => {
-    await api.call('POST', '/api/v1/metrics', { body: { name: 'order', value: 1, labels: { a: '1', b: '2' } } });
-    await api.call('POST', '/api/v1/metrics', { body: { name: 'order', value: 2, labels: { b: '2', a: '1' } } });
+    await api.call('POST', '/api/v1/metrics', {
+      body: { name: 'order', value: 1, labels: { a: '1', b: '2' } },
+    });
+    await api.call('POST', '/api/v1/metrics', {
+      body: { name: 'order', value: 2, labels: { b: '2', a: '1' } },
+    });
     const [row] = await api.sql`select count(*)::int as n from obs.series where name = 'order'`;
     expect(row?.n).toBe(1);
   });
@@ -86,7 +102,15 @@ describe('a single sample', () => {
     ['no value', { name: 'bad' }, ['value']],
     ['null for a value', { name: 'bad', value: null }, ['value']],
     ['text for a value', { name: 'bad', value: '1' }, ['value']],
-    ['65 labels', { name: 'bad', value: 1, labels: Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`l${i}`, 'x'])) }, ['labels']],
+    [
+      '65 labels',
+      {
+        name: 'bad',
+        value: 1,
+        labels: Object.fromEntries(Array.from({ length: 65 }, (_, i) => [`l${i}`, 'x'])),
+      },
+      ['labels'],
+    ],
     ['a label that is a number', { name: 'bad', value: 1, labels: { code: 200 } }, ['labels.code']],
     ['a label of 1025 characters', { name: 'bad', value: 1, labels: { l: 'x'.repeat(1025) } }, ['labels.l']],
     ['a NUL in a label', { name: 'bad', value: 1, labels: { l: 'x\0' } }, ['labels.l']],
@@ -96,8 +120,16 @@ describe('a single sample', () => {
     ['an empty service', { name: 'bad', value: 1, service_name: '' }, ['service_name']],
     ['an unknown field', { name: 'bad', value: 1, vlaue: 2 }, ['vlaue']],
     ['__proto__', '{"name":"bad","value":1,"__proto__":{"x":1}}', ['__proto__']],
-    ['a time more than a day ahead', { name: 'bad', value: 1, timestamp: Date.now() + day + 60_000 }, ['timestamp']],
-    ['a time before the retention', { name: 'bad', value: 1, timestamp: Date.now() - 30 * day - 60_000 }, ['timestamp']],
+    [
+      'a time more than a day ahead',
+      { name: 'bad', value: 1, timestamp: Date.now() + day + 60_000 },
+      ['timestamp'],
+    ],
+    [
+      'a time before the retention',
+      { name: 'bad', value: 1, timestamp: Date.now() - 30 * day - 60_000 },
+      ['timestamp'],
+    ],
     ['a date that is none', { name: 'bad', value: 1, timestamp: '2026-02-30T00:00:00Z' }, ['timestamp']],
     ['a time without a zone', { name: 'bad', value: 1, timestamp: '2026-11-24T00:00:00' }, ['timestamp']],
     ['a time in words', { name: 'bad', value: 1, timestamp: 'yesterday' }, ['timestamp']],
@@ -118,14 +150,20 @@ describe('a single sample', () => {
 
   test('just inside the accepted times is recorded', async () => {
     for (const timestamp of [Date.now() + day - 60_000, Date.now() - 30 * day + 60_000]) {
-      expect((await api.call('POST', '/api/v1/metrics', { body: { name: 'edge', value: 1, timestamp } })).status).toBe(201);
+      expect(
+        (await api.call('POST', '/api/v1/metrics', { body: { name: 'edge', value: 1, timestamp } })).status,
+      ).toBe(201);
     }
   });
 });
 
 describe('a batch', () => {
   test('of 1000 is stored whole', async () => {
-    const metrics = Array.from({ length: 1000 }, (_, i) => ({ name: 'many', value: i, labels: { i: String(i % 50) } }));
+    const metrics = Array.from({ length: 1000 }, (_, i) => ({
+      name: 'many',
+      value: i,
+      labels: { i: String(i % 50) },
+    }));
     const answer = await api.call('POST', '/api/v1/metrics/batch', { body: { metrics } });
     expect([answer.status, answer.body]).toEqual([201, { recorded: 1000 }]);
     const values = (await stored('many')).map((row) => row.value).sort((a, b) => a - b);
@@ -164,22 +202,36 @@ describe('a batch', () => {
     ['br', brotliCompressSync],
   ])('may be compressed with %s', async (encoding, compress) => {
     const body = compress(JSON.stringify({ metrics: [{ name: `as ${encoding}`, value: 1 }] }));
-    const answer = await api.call('POST', '/api/v1/metrics/batch', { body, headers: { 'Content-Encoding': encoding } });
+    const answer = await api.call('POST', '/api/v1/metrics/batch', {
+      body,
+      headers: { 'Content-Encoding': encoding },
+    });
     expect(answer.status).toBe(201);
     expect(await stored(`as ${encoding}`)).toHaveLength(1);
   });
 
   test('in a broken or unknown compression is refused', async () => {
-    const broken = await api.call('POST', '/api/v1/metrics/batch', { body: 'x', headers: { 'Content-Encoding': 'gzip' } });
+    const broken = await api.call('POST', '/api/v1/metrics/batch', {
+      body: 'x',
+      headers: { 'Content-Encoding': 'gzip' },
+    });
     expect([broken.status, broken.body.detail]).toEqual([400, 'the body is not valid gzip']);
-    const unknown = await api.call('POST', '/api/v1/metrics/batch', { body: 'x', headers: { 'Content-Encoding': 'lzma' } });
+    const unknown = await api.call('POST', '/api/v1/metrics/batch', {
+      body: 'x',
+      headers: { 'Content-Encoding': 'lzma' },
+    });
     expect(unknown.status).toBe(415);
   });
 
   test('in another media type, or not in UTF-8, is refused', async () => {
-    const xml = await api.call('POST', '/api/v1/metrics/batch', { body: '<x/>', headers: { 'Content-Type': 'text/xml' } });
+    const xml = await api.call('POST', '/api/v1/metrics/batch', {
+      body: '<x/>',
+      headers: { 'Content-Type': 'text/xml' },
+    });
     expect(xml.status).toBe(415);
-    const latin1 = await api.call('POST', '/api/v1/metrics/batch', { body: Buffer.from('{"metrics":"\xe9"}', 'latin1') });
+    const latin1 = await api.call('POST', '/api/v1/metrics/batch', {
+      body: Buffer.from('{"metrics":"\xe9"}', 'latin1'),
+    });
     expect([latin1.status, latin1.body.detail]).toEqual([400, 'the body is not valid UTF-8']);
   });
 
@@ -189,7 +241,12 @@ describe('a batch', () => {
       Array.from({ length: 60 }, (_, i) =>
         api.call('POST', '/api/v1/metrics/batch', {
           token: tokens[i % 3]!,
-          body: { metrics: [{ name: 'shared', value: i % 3 }, { name: 'shared', value: i % 3, labels: { i: String(i) } }] },
+          body: {
+            metrics: [
+              { name: 'shared', value: i % 3 },
+              { name: 'shared', value: i % 3, labels: { i: String(i) } },
+            ],
+          },
         }),
       ),
     );
@@ -207,14 +264,25 @@ describe('a batch', () => {
 
 describe('an Idempotency-Key', () => {
   const post = (key: string, metrics: unknown[], more = {}) =>
-    api.call('POST', '/api/v1/metrics/batch', { body: { metrics }, headers: { 'Idempotency-Key': key }, ...more });
+    api.call('POST', '/api/v1/metrics/batch', {
+      body: { metrics },
+      headers: { 'Idempotency-Key': key },
+      ...more,
+    });
 
   test('records a retried batch once and says that it did', async () => {
-    const metrics = [{ name: 'keyed', value: 1 }, { name: 'keyed', value: 2 }];
+    const metrics = [
+      { name: 'keyed', value: 1 },
+      { name: 'keyed', value: 2 },
+    ];
     const first = await post('k1', metrics);
     const second = await post('k1', metrics);
     expect([first.status, first.headers.get('Idempotency-Replayed')]).toEqual([201, null]);
-    expect([second.status, second.body, second.headers.get('Idempotency-Replayed')]).toEqual([201, { recorded: 2 }, 'true']);
+    expect([second.status, second.body, second.headers.get('Idempotency-Replayed')]).toEqual([
+      201,
+      { recorded: 2 },
+      'true',
+    ]);
     expect(await stored('keyed')).toHaveLength(2);
   });
 
@@ -256,7 +324,11 @@ describe('an Idempotency-Key', () => {
   });
 
   test('also works for a single sample, and in batches large enough for COPY', async () => {
-    const single = () => api.call('POST', '/api/v1/metrics', { body: { name: 'single key', value: 1 }, headers: { 'Idempotency-Key': 'k6' } });
+    const single = () =>
+      api.call('POST', '/api/v1/metrics', {
+        body: { name: 'single key', value: 1 },
+        headers: { 'Idempotency-Key': 'k6' },
+      });
     await single();
     expect((await single()).headers.get('Idempotency-Replayed')).toBe('true');
     const metrics = Array.from({ length: 500 }, (_, value) => ({ name: 'copied key', value }));
@@ -269,7 +341,10 @@ describe('an Idempotency-Key', () => {
 test('the cardinality limit refuses new series and lets existing ones go on', async () => {
   const token = await signToken({ org_id: 'limited' });
   const post = (names: string[]) =>
-    api.call('POST', '/api/v1/metrics/batch', { token, body: { metrics: names.map((name) => ({ name, value: 1 })) } });
+    api.call('POST', '/api/v1/metrics/batch', {
+      token,
+      body: { metrics: names.map((name) => ({ name, value: 1 })) },
+    });
   await post(['l1', 'l2']);
   await api.sql`update obs.org set series_limit = 3 where external_id = 'limited'`;
   const over = await post(['l1', 'l3', 'l4']);

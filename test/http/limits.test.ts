@@ -11,7 +11,9 @@ const api = useApi({
   STATEMENT_TIMEOUT_MS: '1500',
 });
 
-const batch = (count: number, name = 'x') => ({ metrics: Array.from({ length: count }, (_, value) => ({ name, value })) });
+const batch = (count: number, name = 'x') => ({
+  metrics: Array.from({ length: count }, (_, value) => ({ name, value })),
+});
 
 test('a body that is too large is refused, as it comes or once decompressed', async () => {
   const large = JSON.stringify(batch(1000));
@@ -19,7 +21,10 @@ test('a body that is too large is refused, as it comes or once decompressed', as
   expect((await api.call('POST', '/api/v1/metrics/batch', { body: large })).status).toBe(413);
   const zipped = gzipSync(large);
   expect(zipped.length).toBeLessThan(20_000);
-  const answer = await api.call('POST', '/api/v1/metrics/batch', { body: zipped, headers: { 'Content-Encoding': 'gzip' } });
+  const answer = await api.call('POST', '/api/v1/metrics/batch', {
+    body: zipped,
+    headers: { 'Content-Encoding': 'gzip' },
+  });
   expect([answer.status, answer.body.code]).toEqual([413, 'body_too_large']);
 });
 
@@ -56,10 +61,16 @@ test('a full buffer answers 503 with Retry-After and takes samples again once it
     await locked;
   });
   await new Promise((resolve) => setTimeout(resolve, 100));
-  const waiting = Array.from({ length: 4 }, () => api.call('POST', '/api/v1/metrics/batch', { body: batch(250) }));
+  const waiting = Array.from({ length: 4 }, () =>
+    api.call('POST', '/api/v1/metrics/batch', { body: batch(250) }),
+  );
   await expect.poll(() => api.observability.committer.buffered()).toBe(1000);
   const refused = await api.call('POST', '/api/v1/metrics', { body: { name: 'x', value: 1 } });
-  expect([refused.status, refused.body.code, refused.headers.get('Retry-After')]).toEqual([503, 'ingest_buffer_full', '1']);
+  expect([refused.status, refused.body.code, refused.headers.get('Retry-After')]).toEqual([
+    503,
+    'ingest_buffer_full',
+    '1',
+  ]);
   release();
   await blocker;
   expect((await Promise.all(waiting)).map((answer) => answer.status)).toEqual([201, 201, 201, 201]);
@@ -74,7 +85,11 @@ async function count() {
 
 test('more series than the cache holds are recorded right', async () => {
   for (let round = 0; round < 3; round++) {
-    const metrics = Array.from({ length: 40 }, (_, i) => ({ name: 'cached', value: i, labels: { i: String(i) } }));
+    const metrics = Array.from({ length: 40 }, (_, i) => ({
+      name: 'cached',
+      value: i,
+      labels: { i: String(i) },
+    }));
     expect((await api.call('POST', '/api/v1/metrics/batch', { body: { metrics } })).status).toBe(201);
   }
   const rows = await api.sql`

@@ -52,9 +52,21 @@ export function useApi(env: Record<string, string> = {}): TestApi {
 
   beforeAll(async () => {
     const config = parseConfig({ DATABASE_URL: database.url, JWT_SECRET: jwtSecret, ...env });
-    const sql = connect(config.apiDatabaseUrl, { name: 'test-api', max: 5, statementTimeoutMs: config.statementTimeoutMs });
-    const ingestSql = connect(config.apiDatabaseUrl, { name: 'test-api-ingest', max: config.ingestConnections });
-    const observability = createApp({ config, log: pino({ level: 'error' }, { write: (line: string) => logged.push(line) }), sql, ingestSql });
+    const sql = connect(config.apiDatabaseUrl, {
+      name: 'test-api',
+      max: 5,
+      statementTimeoutMs: config.statementTimeoutMs,
+    });
+    const ingestSql = connect(config.apiDatabaseUrl, {
+      name: 'test-api-ingest',
+      max: config.ingestConnections,
+    });
+    const observability = createApp({
+      config,
+      log: pino({ level: 'error' }, { write: (line: string) => logged.push(line) }),
+      sql,
+      ingestSql,
+    });
     server = serve({ fetch: observability.app.fetch, port: 0, hostname: '127.0.0.1' }) as Server;
     await new Promise((resolve) => server.once('listening', resolve));
     const token = await signToken();
@@ -65,7 +77,8 @@ export function useApi(env: Record<string, string> = {}): TestApi {
       observability,
     });
     api.call = async (method, target, call = {}) => {
-      const isRaw = call.body === undefined || typeof call.body === 'string' || call.body instanceof Uint8Array;
+      const isRaw =
+        call.body === undefined || typeof call.body === 'string' || call.body instanceof Uint8Array;
       const response = await fetch(api.url + target, {
         method,
         headers: {
@@ -73,7 +86,9 @@ export function useApi(env: Record<string, string> = {}): TestApi {
           ...(call.body === undefined ? {} : { 'Content-Type': 'application/json' }),
           ...call.headers,
         },
-        ...(call.body === undefined ? {} : { body: isRaw ? (call.body as string) : JSON.stringify(call.body) }),
+        ...(call.body === undefined
+          ? {}
+          : { body: isRaw ? (call.body as string) : JSON.stringify(call.body) }),
       });
       const text = await response.text();
       const type = response.headers.get('Content-Type') ?? '';
@@ -120,9 +135,18 @@ function routeOf(app: Observability['app'], method: string, target: string): Rou
 
 function parseAnswer(route: RouteDefinition, status: number, type: string, body: unknown) {
   const described = route.responses[status];
-  expect(described, `${route.method} ${route.path} answers ${status}, which it does not document: ${JSON.stringify(body)}`).toBeDefined();
+  expect(
+    described,
+    `${route.method} ${route.path} answers ${status}, which it does not document: ${JSON.stringify(body)}`,
+  ).toBeDefined();
   const schema = described?.content?.[type.split(';')[0]!]?.schema;
-  expect(schema, `${route.method} ${route.path} answers ${status} as ${type}, which it does not document`).toBeDefined();
+  expect(
+    schema,
+    `${route.method} ${route.path} answers ${status} as ${type}, which it does not document`,
+  ).toBeDefined();
   const parsed = schema!.safeParse(body);
-  expect(parsed.error?.issues, `${route.method} ${route.path} ${status}: ${JSON.stringify(body).slice(0, 500)}`).toBeUndefined();
+  expect(
+    parsed.error?.issues,
+    `${route.method} ${route.path} ${status}: ${JSON.stringify(body).slice(0, 500)}`,
+  ).toBeUndefined();
 }

@@ -1,0 +1,442 @@
+// POST /metrics/query and GET /metrics against a reference computed from the same samples.
+import { beforeAll, describe, expect, test } from 'vitest';
+import { aggregations } from '../../src/routes/metrics.ts';
+import { useApi } from '../support/api.ts';
+import { signToken } from '../support/process.ts';
+import { aggregate, increases, type Sample } from '../support/reference.ts';
+
+const api = useApi();
+
+const minute = 60_000;
+const hour = 60 * minute;
+const day = 24 * hour;
+// Midnight UTC five days ago: old enough that all of it is in the past, young enough for the retention.
+const origin = Math.floor(Date.now() / day) * day - 5 * day;
+
+async function record(
+  name: string,
+  samples: { time: number; value: number; labels?: Record<string, string>; service_name?: string }[],
+) {
+  for (let i = 0; i < samples.length; i += 1000) {
+    const metrics = samples
+      .slice(i, i + 1000)
+      .map(({ time, ...sample }) => ({ name, timestamp: time, ...sample }));
+    expect((await api.call('POST', '/api/v1/metrics/batch', { body: { metrics } })).status).toBe(201);
+  }
+}
+
+async function query(body: Record<string, unknown>) {
+  const answer = await api.call('POST', '/api/v1/metrics/query', { body });
+  expect(answer.status, JSON.stringify(answer.body)).toBe(200);
+  return answer.body;
+}
+
+const iso = (time: number) => new Date(time).toISOString();
+
+describe('random samples of three hosts with gaps, duplicates and counter resets', () => {
+  const hosts = ['a', 'b', 'c'];
+  const samples: Sample[] = [];
+  let seed = 42;
+  const random = () => {
+    seed = (seed * 1103515245 + 12345) % 2147483648;
+    return seed / 2147483648;
+  };
+  for (const host of hosts) {
+    let counter = 0;
+    for (let time = origin; time < origin + 6 * hour; time += 20_000) {
+      if (random() < 0.2 || (time > origin + 2 * hour && time < origin + 3 * hour)) continue;
+      counter = random() < 0.02 ? Math.floor(random() * 5) : counter + Math.floor(random() * 100);
+      samples.push({ series: host, time: time + Math.floor(random() * 1000), value: counter });
+      if (random() < 0.05) samples.push({ series: host, time: samples.at(-1)!.time, value: counter });
+    }
+  }
+
+  beforeAll(() =>
+    record(
+      'random',
+      samples.map(({ series, time, value }) => ({
+        time,
+        value,
+        labels: { host: series },
+        service_name: `s-${series}`,
+      })),
+    ),
+  );
+
+  const start = origin + 10 * minute;
+  const end = origin + 5.5 * hour;
+  const windows: [string, number][] = [
+    ['1m', minute],
+    ['15m', 15 * minute],
+    ['1h', hour],
+    ['1d', day],
+  ];
+
+  describe.each(windows)('by %s', (window, width) => {
+    const bucketOf = (time: number) => Math.floor(time / width) * width;
+
+    test.each([...aggregations])('%s, merged and by host', async (aggregation) => {
+      const body = {
+        metric_name: 'random',
+        start_time: iso(start),
+        end_time: iso(end),
+        aggregation,
+        time_window: window,
+        limit: 10_000,
+      };
+      const merged = await query(body);
+      expect([
+        merged.metric_name,
+        merged.aggregation,
+        merged.time_window,
+        merged.resolution,
+        merged.truncated,
+      ]).toEqual(['random', aggregation, window, 'raw', false]);
+      expect(merged.series).toHaveLength(1);
+      compare(merged.series[0], {}, aggregation, samples);
+      const grouped = await query({ ...body, group_by: ['host'] });
+      expect(grouped.series).toHaveLength(3);
+      for (const [i, host] of hosts.entries()) {
+        compare(
+          grouped.series[i],
+          { host },
+          aggregation,
+          samples.filter((sample) => sample.series === host),
+        );
+      }
+    });
+
+    function compare(
+      series: { labels: unknown; points: { time: string; value: number | null }[] },
+      labels: unknown,
+      aggregation: string,
+      of: Sample[],
+    ) {
+      expect(series.labels).toEqual(labels);
+      const expected = new Map<number, number | null>();
+      if (aggregation === 'rate' || aggregation === 'increase') {
+        const lookback = Math.max(Math.min(width, day), 5 * minute);
+        for (const [bucket, increase] of increases(
+          of.filter((sample) => sample.time < end),
+          bucketOf,
+          start,
+          lookback,
+        )) {
+          const seconds = (Math.min(bucket + width, end) - Math.max(bucket, start)) / 1000;
+          expected.set(
+            bucket,
+            increase === null ? null : aggregation === 'rate' ? increase / seconds : increase,
+          );
+        }
+      } else {
+        const inRange = of.filter((sample) => sample.time >= start && sample.time < end);
+        for (const [bucket, own] of Map.groupBy(inRange, (sample) => bucketOf(sample.time)))
+          expected.set(bucket, aggregate(aggregation, own));
+      }
+      expect(series.points.map((point) => point.time)).toEqual(
+        [...expected.keys()].sort((a, b) => a - b).map(iso),
+      );
+      for (const point of series.points) {
+        const value = expected.get(Date.parse(point.time))!;
+        if (value === null) expect(point.value).toBeNull();
+        // Of several samples at one instant any is the first, or the last.
+        else if (aggregation === 'first' || aggregation === 'last') {
+          const { time } = of.find(
+            (sample) => sample.value === value && bucketOf(sample.time) === Date.parse(point.time),
+          )!;
+          expect(of.filter((sample) => sample.time === time).map((sample) => sample.value)).toContain(
+            point.value,
+          );
+        } else
+          expect(Math.abs(point.value! - value)).toBeLessThanOrEqual(1e-9 * Math.max(1, Math.abs(value)));
+      }
+    }
+  });
+
+  test('without a window there is one bucket over the range, at its start', async () => {
+    const answer = await query({
+      metric_name: 'random',
+      start_time: start,
+      end_time: end,
+      aggregation: 'count',
+    });
+    const n = samples.filter((sample) => sample.time >= start && sample.time < end).length;
+    expect(answer.time_window).toBeNull();
+    expect(answer.series).toEqual([{ labels: {}, points: [{ time: iso(start), value: n }] }]);
+  });
+
+  test('avg is the default', async () => {
+    const answer = await query({ metric_name: 'random', start_time: start, end_time: end });
+    expect(answer.aggregation).toBe('avg');
+  });
+
+  test('series are chosen by labels and by service', async () => {
+    const range = { metric_name: 'random', start_time: start, end_time: end, aggregation: 'count' };
+    const n = samples.filter(
+      (sample) => sample.series === 'b' && sample.time >= start && sample.time < end,
+    ).length;
+    for (const filter of [
+      { labels: { host: 'b' } },
+      { service_name: 's-b' },
+      { labels: { host: 'b' }, service_name: 's-b' },
+    ]) {
+      expect((await query({ ...range, ...filter })).series[0].points[0].value).toBe(n);
+    }
+    for (const filter of [
+      { labels: { host: 'd' } },
+      { labels: { host: 'a' }, service_name: 's-b' },
+      { metric_name: 'unheard of' },
+    ]) {
+      expect((await query({ ...range, ...filter })).series).toEqual([]);
+    }
+  });
+
+  test('group_by takes several labels, service_name among them, and reads an absent one as empty', async () => {
+    const answer = await query({
+      metric_name: 'random',
+      start_time: start,
+      end_time: end,
+      group_by: ['service_name', 'nothing'],
+    });
+    expect(answer.series.map((series: { labels: unknown }) => series.labels)).toEqual(
+      hosts.map((host) => ({ service_name: `s-${host}`, nothing: '' })),
+    );
+  });
+
+  test('columns hold the same as points', async () => {
+    const body = {
+      metric_name: 'random',
+      start_time: start,
+      end_time: end,
+      time_window: '1h',
+      group_by: ['host'],
+    };
+    const points = await query(body);
+    const columns = await query({ ...body, format: 'columns' });
+    for (const [i, series] of points.series.entries()) {
+      expect(columns.series[i].labels).toEqual(series.labels);
+      const read = columns.times
+        .map((time: number, j: number) => ({ time: iso(time), value: columns.series[i].values[j] }))
+        .filter((point: { value: number | null }) => point.value !== null);
+      expect(read).toEqual(series.points);
+    }
+  });
+});
+
+describe('fill', () => {
+  const range = { start_time: origin, end_time: origin + 6 * hour, time_window: '1h' };
+  beforeAll(async () => {
+    await record('gappy', [
+      { time: origin + 1 * hour, value: 10, labels: { host: 'x' } },
+      { time: origin + 4 * hour + 5 * minute, value: 40, labels: { host: 'x' } },
+      { time: origin + 2 * hour, value: 7, labels: { host: 'y' } },
+    ]);
+  });
+
+  test.each<[string, (number | null)[], (number | null)[]]>([
+    ['null', [null, 10, null, null, 40, null], [null, null, 7, null, null, null]],
+    ['zero', [0, 10, 0, 0, 40, 0], [0, 0, 7, 0, 0, 0]],
+    ['previous', [null, 10, 10, 10, 40, 40], [null, null, 7, 7, 7, 7]],
+    ['linear', [null, 10, 20, 30, 40, null], [null, null, 7, null, null, null]],
+  ])('%s', async (fill, x, y) => {
+    const answer = await query({ metric_name: 'gappy', ...range, fill, group_by: ['host'] });
+    const values = answer.series.map((series: { points: { value: number }[] }) =>
+      series.points.map((point) => point.value),
+    );
+    expect(values).toEqual([x, y]);
+    expect(answer.series[0].points.map((point: { time: string }) => point.time)).toEqual(
+      [0, 1, 2, 3, 4, 5].map((h) => iso(origin + h * hour)),
+    );
+  });
+
+  test('none leaves gaps', async () => {
+    const answer = await query({ metric_name: 'gappy', ...range, fill: 'none', labels: { host: 'x' } });
+    expect(answer.series[0].points).toHaveLength(2);
+  });
+
+  test('of nothing is nothing', async () => {
+    expect((await query({ metric_name: 'unheard of', ...range, fill: 'zero' })).series).toEqual([]);
+  });
+});
+
+describe('limits', () => {
+  test('limit keeps the earliest points of each series and says that it cut', async () => {
+    await record(
+      'long',
+      Array.from({ length: 100 }, (_, i) => ({
+        time: origin + i * minute,
+        value: i,
+        labels: { half: i < 50 ? 'first' : 'second' },
+      })),
+    );
+    const body = { metric_name: 'long', start_time: origin, end_time: origin + 2 * hour, time_window: '1m' };
+    const cut = await query({ ...body, limit: 30 });
+    expect([cut.series[0].points.length, cut.series[0].points[0].value, cut.truncated]).toEqual([
+      30,
+      0,
+      true,
+    ]);
+    const grouped = await query({ ...body, limit: 30, group_by: ['half'] });
+    expect(grouped.series.map((series: { points: unknown[] }) => series.points.length)).toEqual([30, 30]);
+    const whole = await query({ ...body, limit: 100 });
+    expect([whole.series[0].points.length, whole.truncated]).toEqual([100, false]);
+    const filled = await query({ ...body, limit: 30, fill: 'zero' });
+    expect([filled.series[0].points.length, filled.truncated]).toEqual([30, true]);
+    const exactly = await query({ ...body, limit: 120, fill: 'zero' });
+    expect([exactly.series[0].points.length, exactly.truncated]).toEqual([120, false]);
+  });
+
+  test('no answer holds more than 100,000 points', async () => {
+    await record(
+      'broad',
+      Array.from({ length: 30 }, (_, i) => ({
+        time: origin,
+        value: i,
+        labels: { i: String(i).padStart(2, '0') },
+      })),
+    );
+    const answer = await query({
+      metric_name: 'broad',
+      start_time: origin,
+      end_time: origin + day,
+      time_window: '10s',
+      fill: 'zero',
+      group_by: ['i'],
+      limit: 10_000,
+    });
+    const points = answer.series.reduce(
+      (n: number, series: { points: unknown[] }) => n + series.points.length,
+      0,
+    );
+    expect([points, answer.truncated]).toEqual([100_000, true]);
+  });
+});
+
+describe('timezone', () => {
+  test('days begin at local midnight', async () => {
+    await record('zoned', [
+      { time: origin + 13 * hour, value: 1 },
+      { time: origin + 16 * hour, value: 2 },
+    ]);
+    const body = {
+      metric_name: 'zoned',
+      start_time: origin - day,
+      end_time: origin + 3 * day,
+      time_window: '1d',
+      aggregation: 'sum',
+    };
+    expect((await query(body)).series[0].points).toEqual([{ time: iso(origin), value: 3 }]);
+    // UTC+9 without summer time: local midnight is 15:00 UTC.
+    expect((await query({ ...body, timezone: 'Asia/Tokyo' })).series[0].points).toEqual([
+      { time: iso(origin - 9 * hour), value: 1 },
+      { time: iso(origin + 15 * hour), value: 2 },
+    ]);
+    // UTC+5:30: hours begin at half past.
+    expect(
+      (await query({ ...body, time_window: '1h', timezone: 'Asia/Kolkata' })).series[0].points[0].time,
+    ).toBe(iso(origin + 12.5 * hour));
+  });
+});
+
+test('weeks begin on Monday', async () => {
+  await record('weekly', [{ time: origin, value: 1 }]);
+  const answer = await query({
+    metric_name: 'weekly',
+    start_time: origin - 7 * day,
+    end_time: origin + day,
+    time_window: '1w',
+  });
+  expect(new Date(answer.series[0].points[0].time).getUTCDay()).toBe(1);
+});
+
+test('a value that JSON cannot hold is null, and avg of huge values is right', async () => {
+  await record('huge', [
+    { time: origin, value: 1.5e308 },
+    { time: origin + 1, value: -1.5e308 },
+  ]);
+  const body = { metric_name: 'huge', start_time: origin, end_time: origin + day };
+  expect((await query({ ...body, aggregation: 'avg' })).series[0].points[0].value).toBe(0);
+  expect((await query({ ...body, aggregation: 'median' })).series[0].points[0].value).toBeNull();
+  await record('huge', [
+    { time: origin, value: 1.5e308 },
+    { time: origin, value: 1.5e308 },
+  ]);
+  const overflow = await api.call('POST', '/api/v1/metrics/query', { body: { ...body, aggregation: 'sum' } });
+  expect([overflow.status, overflow.body.code]).toEqual([400, 'invalid_value']);
+});
+
+const valid = { metric_name: 'x', start_time: origin, end_time: origin + hour };
+test.each<[string, unknown, string[]]>([
+  ['nothing', {}, ['end_time', 'metric_name', 'start_time']],
+  ['an end before its start', { ...valid, end_time: origin - 1 }, ['end_time']],
+  ['an empty range', { ...valid, end_time: origin }, ['end_time']],
+  ['an unknown aggregation', { ...valid, aggregation: 'mode' }, ['aggregation']],
+  ['a window without a unit', { ...valid, time_window: '60' }, ['time_window']],
+  ['a window of nothing', { ...valid, time_window: '0s' }, ['time_window']],
+  ['a window of two years', { ...valid, time_window: '800d' }, ['time_window']],
+  ['an unknown time zone', { ...valid, timezone: 'Mars/Olympus' }, ['timezone']],
+  ['an offset for a time zone', { ...valid, timezone: '+02:00' }, ['timezone']],
+  ['a limit of 0', { ...valid, limit: 0 }, ['limit']],
+  ['a limit of 10,001', { ...valid, limit: 10_001 }, ['limit']],
+  ['a limit in text', { ...valid, limit: '10' }, ['limit']],
+  ['labels that are not text', { ...valid, labels: { a: 1 } }, ['labels.a']],
+  ['a NUL', { ...valid, metric_name: 'a\0' }, ['metric_name']],
+  ['an unknown field', { ...valid, metric: 'x' }, ['metric']],
+  ['an unknown fill', { ...valid, fill: 'spline' }, ['fill']],
+  ['a bad time', { ...valid, start_time: 'now' }, ['start_time']],
+  ['a list', [], ['']],
+])('a query with %s is refused, and the field named', async (_, body, expected) => {
+  const answer = await api.call('POST', '/api/v1/metrics/query', { body });
+  expect(answer.status).toBe(400);
+  expect(answer.body.errors.map((error: { path: string }) => error.path).sort()).toEqual(expected);
+});
+
+describe('GET /metrics', () => {
+  test('lists names with series, first and last, page by page', async () => {
+    const token = await signToken({ org_id: 'lister' });
+    const metrics = ['b', 'a', 'c', 'B%_'].flatMap((name) => [
+      { name, value: 1, timestamp: origin, labels: { host: '1' } },
+      { name, value: 1, timestamp: origin + hour, labels: { host: '2' }, service_name: 'svc' },
+    ]);
+    await api.call('POST', '/api/v1/metrics/batch', { token, body: { metrics } });
+    const list = async (query: string) => (await api.call('GET', `/api/v1/metrics${query}`, { token })).body;
+    const whole = await list('');
+    expect(whole.next_cursor).toBeNull();
+    expect(whole.metrics.map((metric: { name: string }) => metric.name).sort()).toEqual([
+      'B%_',
+      'a',
+      'b',
+      'c',
+    ]);
+    expect(whole.metrics.find((metric: { name: string }) => metric.name === 'a')).toEqual({
+      name: 'a',
+      series_count: 2,
+      first_seen: iso(origin),
+      last_seen: iso(origin + hour),
+    });
+    const names: string[] = [];
+    let cursor = '';
+    do {
+      const page = await list(`?limit=1${cursor}`);
+      names.push(...page.metrics.map((metric: { name: string }) => metric.name));
+      cursor = page.next_cursor ? `&cursor=${page.next_cursor}` : '';
+    } while (cursor);
+    expect(names).toEqual(whole.metrics.map((metric: { name: string }) => metric.name));
+    expect((await list('?q=%25_')).metrics).toHaveLength(1);
+    expect((await list('?service_name=svc')).metrics[0].series_count).toBe(1);
+  });
+
+  test.each([
+    '?limit=0',
+    '?limit=x',
+    '?limit=1001',
+    '?cursor=%00',
+    '?cursor=a',
+    '?nothing=1',
+    '?limit=1&limit=2',
+  ])('refuses %s', async (query) => {
+    const answer = await api.call('GET', `/api/v1/metrics${query}`);
+    expect(answer.status).toBe(400);
+    expect(answer.body.errors[0].path).toMatch(/^query\./);
+  });
+});

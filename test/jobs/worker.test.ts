@@ -1,0 +1,83 @@
+// The worker as a real process: what it records, with one or two of it, and when its connections are cut.
+import os from 'node:os';
+import { afterEach, expect, test } from 'vitest';
+import { intervalMs, nextSlot, readHostMetrics } from '../../jobs/host_metrics.ts';
+import { useDatabase } from '../support/database.ts';
+import { type Service, startService } from '../support/process.ts';
+
+const database = useDatabase();
+const running: Service[] = [];
+const startWorker = async () => {
+  const worker = await startService('worker', {
+    DATABASE_URL: database.url,
+    DEFAULT_ORG: 'home',
+    LOG_LEVEL: 'info',
+  });
+  running.push(worker);
+  return worker;
+};
+afterEach(async () => {
+  for (const worker of running.splice(0)) if (worker.child.exitCode === null) await worker.stop();
+});
+
+const observed = async () =>
+  await database.sql<{ name: string; labels: { host: string }; org: string; time: Date; value: number }[]>`
+    select s.name, s.labels, o.external_id as org, m.time, m.value
+    from obs.sample m join obs.series s on s.id = m.series_id join obs.org o on o.id = s.org_id order by m.time`;
+
+test('the host reads as percentages and a load', async () => {
+  const metrics = await readHostMetrics('h');
+  expect(metrics.map((metric) => metric.name).sort()).toEqual([
+    'cpu_usage',
+    'disk_usage',
+    'load_average',
+    'memory_usage',
+  ]);
+  for (const { name, value, labels } of metrics) {
+    expect(labels).toEqual({ host: 'h' });
+    expect(value).toBeGreaterThanOrEqual(0);
+    if (name !== 'load_average') expect(value).toBeLessThanOrEqual(100);
+  }
+});
+
+test('slots are the multiples of ten seconds', () => {
+  const at = Date.parse('2026-01-01T00:00:00Z');
+  expect([at, at + 1, at + 9_999].map((now) => nextSlot(now).getTime() - at)).toEqual([
+    10_000, 10_000, 10_000,
+  ]);
+});
+
+test('right after it starts the host is observed, as metrics of the default org', async () => {
+  const worker = await startWorker();
+  await expect.poll(observed, { timeout: 10_000 }).toHaveLength(4);
+  for (const row of await observed()) expect([row.org, row.labels.host]).toEqual(['home', os.hostname()]);
+  expect(await worker.stop()).toBe(0);
+});
+
+test('two workers observe a host once a slot, and go on when every connection is cut', {
+  timeout: 90_000,
+}, async () => {
+  await Promise.all([startWorker(), startWorker()]);
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  await database.sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename in ('obs_worker', 'obs_queue')`;
+  const since = Date.now();
+  const slots = async () =>
+    (await observed())
+      .filter((row) => row.name === 'cpu_usage' && row.time.getTime() > since)
+      .map((row) => Math.floor(row.time.getTime() / intervalMs));
+  await expect
+    .poll(async () => (await slots()).length, { timeout: 60_000, interval: 500 })
+    .toBeGreaterThanOrEqual(3);
+  const seen = await slots();
+  expect(new Set(seen).size, String(seen)).toBe(seen.length);
+  expect(Math.max(...seen) - Math.min(...seen), String(seen)).toBe(seen.length - 1);
+});
+
+test('a lost job is put back within a minute', { timeout: 90_000 }, async () => {
+  await startWorker();
+  await database.sql`delete from graphile_worker._private_jobs where locked_at is null`;
+  const before = (await observed()).length;
+  await expect
+    .poll(async () => (await observed()).length, { timeout: 80_000, interval: 1000 })
+    .toBeGreaterThan(before);
+});

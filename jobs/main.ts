@@ -63,7 +63,8 @@ async function work() {
         parsedCronItems: parseCronItems(crontab),
         logger: queueLog,
       });
-      await runner.addJob(hostTask, {}, { jobKey: hostTask });
+      // Observed at once, unless the next slot is scheduled already.
+      await runner.addJob(hostTask, {}, { jobKey: hostTask, jobKeyMode: 'preserve_run_at' });
       log.info('working');
       await runner.promise;
     } catch (error) {

@@ -11,23 +11,30 @@ declare module 'vitest' {
   }
 }
 
-let server: TestServer | undefined;
-let users = 0;
+// Vitest calls this once a project, with a module of its own each time; the run is shared by way of the process.
+const run = ((globalThis as { observabilityTestRun?: Run }).observabilityTestRun ??= { users: 0 });
 
-// Vitest calls this once a project.
+interface Run {
+  users: number;
+  server?: Promise<TestServer>;
+}
+
 export async function setup(project: TestProject) {
-  users++;
-  if (!server) {
-    const log = (line: string) => process.stderr.write(`${line}\n`);
-    server = await createTemplate((await findServer(log)).url);
-    log(`Testing on TimescaleDB ${server.timescaledb}, ${server.edition} edition`);
-    rmSync(exercisedFolder, { recursive: true, force: true });
-    mkdirSync(exercisedFolder, { recursive: true });
-  }
-  project.provide('server', server);
+  run.users++;
+  run.server ??= start();
+  project.provide('server', await run.server);
+}
+
+async function start(): Promise<TestServer> {
+  rmSync(exercisedFolder, { recursive: true, force: true });
+  mkdirSync(exercisedFolder, { recursive: true });
+  const log = (line: string) => process.stderr.write(`${line}\n`);
+  const server = await createTemplate((await findServer(log)).url);
+  log(`Testing on TimescaleDB ${server.timescaledb}, ${server.edition} edition`);
+  return server;
 }
 
 export async function teardown() {
-  users--;
-  if (users === 0 && server) await dropDatabases(server);
+  run.users--;
+  if (run.users === 0 && run.server) await dropDatabases(await run.server);
 }

@@ -12,11 +12,11 @@ const seriesCount = 5000;
 const hosts = 500;
 const metricNames = ['response_time_ms', 'http_requests_total', 'cpu_usage', 'memory_usage', 'queue_depth'];
 
-export interface Series {
+export type Series = {
   name: string;
   service_name: string;
   labels: Record<string, string>;
-}
+};
 export type Metric = Series & { value: number; timestamp?: string };
 
 /** The i-th of the bench's series. */

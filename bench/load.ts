@@ -13,7 +13,7 @@ export interface LoadOptions {
   body: (connection: number, request: number) => string | Buffer;
   /** Status that counts as success. */
   expect: number;
-  /** Throws when the answer to the n-th request of a connection is wrong. */
+  /** Throws when the answer to the n-th request of a connection is wrong. Called after the clock has stopped. */
   check?: (answer: string, connection: number, request: number) => void;
 }
 
@@ -27,6 +27,7 @@ export interface LoadResult {
 /** Runs the load; throws when any answer has another status. */
 export async function runLoad(options: LoadOptions): Promise<LoadResult> {
   const latencies: number[] = [];
+  const checks: (() => void)[] = [];
   const started = performance.now();
   const deadline = started + (options.seconds ?? Number.POSITIVE_INFINITY) * 1000;
   let left = options.requests ?? Number.POSITIVE_INFINITY;
@@ -46,14 +47,16 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
         latencies.push(performance.now() - sent);
         if (answer.statusCode !== options.expect)
           throw new Error(`${options.path}: ${answer.statusCode} ${text}`);
-        options.check?.(text, connection, request);
+        if (options.check) checks.push(() => options.check!(text, connection, request));
       }
       await client.close();
     }),
   );
+  const seconds = (performance.now() - started) / 1000;
+  for (const check of checks) check();
   return {
     requests: latencies.length,
-    seconds: (performance.now() - started) / 1000,
+    seconds,
     latencies: Float64Array.from(latencies).sort(),
   };
 }
@@ -94,13 +97,17 @@ export function logComparison(title: string, ours: Row[], peers: { name: string;
   const figures = (row: Row) =>
     row.perSecond.toFixed(0).padStart(9) + row.p50.toFixed(2).padStart(9) + row.p99.toFixed(2).padStart(9);
   const heads = peers.map(({ name }) => `${`${name}: rate`.padStart(22)}      p50      p99  (ours/theirs)  `);
-  console.log(`\n${title}\n${' '.repeat(34)}ours: rate      p50      p99${heads.join('')}`);
+  console.log(`\n${title}\n${' '.repeat(34)}ours: rate      p50      p99${heads.join('').trimEnd()}`);
   for (const [i, row] of ours.entries()) {
     const theirs = peers.map(({ rows }) => {
       const peer = rows[i]!;
       const ratios = [row.perSecond / peer.perSecond, row.p50 / peer.p50, row.p99 / peer.p99];
-      return `${figures(peer).padStart(40)}  (${ratios.map((ratio) => ratio.toFixed(2)).join(' ')})`.padEnd(60);
+      return `${figures(peer).padStart(40)}  (${ratios.map((ratio) => ratio.toFixed(2)).join(' ')})`.padEnd(
+        60,
+      );
     });
-    console.log(`  ${row.what.padEnd(32)}${figures(row).slice(-27).padStart(27)}${theirs.join('').trimEnd()}`);
+    console.log(
+      `  ${row.what.padEnd(32)}${figures(row).slice(-27).padStart(27)}${theirs.join('').trimEnd()}`,
+    );
   }
 }

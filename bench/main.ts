@@ -1,35 +1,78 @@
-// make bench: measures a service of its own, on a database of its own, on the server that make up would use.
+// make bench: measures a service of its own, on databases of its own, on the server that make up would use.
 import { parseArgs } from 'node:util';
 import { findServer } from '../db/server/find.ts';
 import { cloneDatabase, createTemplate, dropDatabases } from '../test/support/database.ts';
 import { signToken, startService } from '../test/support/process.ts';
-import { benchCopy, benchIngest } from './ingest.ts';
+import { benchCopy, benchIngest, ownIngest } from './ingest.ts';
+import { logComparison, type Row } from './load.ts';
+import { benchPeers } from './peers.ts';
+import { benchQuery, dayTicks, newDay, ownQuery, storeDay } from './query.ts';
 
 const { values: options } = parseArgs({
   options: {
+    only: { type: 'string' },
     seconds: { type: 'string', default: '5' },
+    samples: { type: 'string', default: '20000000' },
     peers: { type: 'boolean', default: false },
   },
 });
 const seconds = Number(options.seconds);
+const day = newDay(Number(options.samples));
+if (!(seconds > 0 && day.series > 0 && ['ingest', 'query', undefined].includes(options.only)))
+  throw new Error('usage: [--only ingest|query] [--seconds S] [--samples N] [--peers]');
 
 const server = await createTemplate((await findServer(console.log)).url);
+let ingestRows: Row[] = [];
+let queryRows: Row[] = [];
 try {
-  const databaseUrl = await cloneDatabase(server);
-  const api = await startService('api', { DATABASE_URL: databaseUrl });
   const token = await signToken();
-  console.log(`\nIngest (${server.edition} edition, ${seconds} s each)`);
-  const rows = await benchIngest({ url: api.url, token }, seconds, (row) =>
+  if (options.only !== 'query') {
+    const databaseUrl = await cloneDatabase(server);
+    const api = await startService('api', { DATABASE_URL: databaseUrl });
+    try {
+      console.log(`\nIngest (${server.edition} edition, ${seconds} s each; samples a second)`);
+      ingestRows = await benchIngest(ownIngest(api.url, token), seconds);
+    } finally {
+      await api.stop();
+    }
+    const copied = await benchCopy(databaseUrl, 500_000);
+    console.log(`  ${'psql binary COPY, same table'.padEnd(32)} ${copied.toFixed(0).padStart(9)}/s`);
+    const ratios = ingestRows.slice(0, 3).map((row) => (row.perSecond / copied).toFixed(2));
+    console.log(`  batches, as shares of the COPY: ${ratios.join(', ')}`);
+  }
+  if (options.only !== 'ingest') {
+    const databaseUrl = await cloneDatabase(server);
     console.log(
-      `  ${row.name.padEnd(14)} ${String(row.connections).padStart(3)} connections ${Math.round(row.perSecond).toString().padStart(9)} samples/s  p50 ${row.p50.toFixed(2)} ms  p99 ${row.p99.toFixed(2)} ms`,
-    ),
-  );
-  const copied = await benchCopy(databaseUrl, 500_000);
-  console.log(`  psql binary COPY, same table    ${Math.round(copied).toString().padStart(9)} rows/s`);
-  for (const row of rows)
-    if (row.name !== 'single')
-      console.log(`  ratio at ${row.connections}: ${(row.perSecond / copied).toFixed(2)}`);
-  await api.stop();
+      `\nQueries (${server.edition} edition, ${day.series * dayTicks} samples of ${day.series} series)`,
+    );
+    const started = performance.now();
+    await storeDay(databaseUrl, day);
+    console.log(`  stored in ${((performance.now() - started) / 1000).toFixed(0)} s`);
+    const api = await startService('api', { DATABASE_URL: databaseUrl });
+    try {
+      queryRows = await benchQuery(ownQuery(api.url, token), day);
+    } finally {
+      await api.stop();
+    }
+    console.log(`  p95 of the first: ${queryRows[0]!.p95.toFixed(1)} ms (goal: < 20 ms)`);
+  }
 } finally {
   await dropDatabases(server);
+}
+
+if (options.peers) {
+  const ingestPeers =
+    options.only === 'query' ? [] : await benchPeers('Ingest', ({ ingest }) => benchIngest(ingest, seconds));
+  const queryPeers =
+    options.only === 'ingest'
+      ? []
+      : await benchPeers('Queries', async ({ query, storeDay }) => benchQuery(query, await storeDay(day)));
+  if (ingestPeers.length > 0) {
+    logComparison('Ingest side by side (samples/s, ms)', ingestRows, ingestPeers);
+    console.log(
+      '  VictoriaMetrics acknowledges before data is durable: it keeps what came last in memory for some seconds.\n' +
+        '  This service and InfluxDB, as set up here, answer after the samples have been flushed to disk.',
+    );
+  }
+  if (queryPeers.length > 0) logComparison('Queries side by side (queries/s, ms)', queryRows, queryPeers);
 }

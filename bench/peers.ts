@@ -1,0 +1,194 @@
+// InfluxDB and VictoriaMetrics under the same load as this service, each started for it on data of its own.
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import net from 'node:net';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { dataFolder } from '../db/server/find.ts';
+import type { IngestTarget, Metric, Series } from './ingest.ts';
+import { type Row, runLoad } from './load.ts';
+import { type Day, daySeries, dayTicks, type QueryTarget, timeAt, valueAt } from './query.ts';
+
+const hourMs = 3_600_000;
+const writePath = '/write?db=bench&precision=ms';
+const form = { 'content-type': 'application/x-www-form-urlencoded' };
+
+interface Program {
+  name: string;
+  file: string;
+  package: string;
+  args: (folder: string, port: number) => string[];
+  env?: (folder: string, port: number, otherPort: number) => Record<string, string>;
+  /** Answers once it can be used. */
+  readyPath: string;
+  /** A request before the load, and one between storing the day and asking for it. */
+  prepare?: { path: string; body: string };
+  settle?: string;
+  query: Omit<QueryTarget, 'url' | 'headers'>;
+}
+
+const programs: Program[] = [
+  {
+    name: 'InfluxDB',
+    file: 'influxd',
+    package: 'influxdb',
+    args: () => ['-config', '/dev/null'],
+    env: (folder, port, otherPort) => ({
+      INFLUXDB_REPORTING_DISABLED: 'true',
+      INFLUXDB_BIND_ADDRESS: `127.0.0.1:${otherPort}`,
+      INFLUXDB_META_DIR: path.join(folder, 'meta'),
+      INFLUXDB_DATA_DIR: path.join(folder, 'data'),
+      INFLUXDB_DATA_WAL_DIR: path.join(folder, 'wal'),
+      INFLUXDB_DATA_QUERY_LOG_ENABLED: 'false',
+      INFLUXDB_MONITOR_STORE_ENABLED: 'false',
+      INFLUXDB_HTTP_BIND_ADDRESS: `127.0.0.1:${port}`,
+      INFLUXDB_HTTP_LOG_ENABLED: 'false',
+    }),
+    readyPath: '/ping',
+    prepare: { path: '/query', body: 'q=create database bench' },
+    query: {
+      path: '/query',
+      encode: ({ aggregation, label, value, start, end }) => {
+        const aggregate = aggregation === 'avg' ? 'mean(value)' : 'percentile(value, 95)';
+        const q = `select ${aggregate} from temperature where ${label} = '${value}' and time >= ${start}ms and time < ${end}ms group by time(1h)`;
+        return new URLSearchParams({ db: 'bench', epoch: 'ms', q }).toString();
+      },
+      read: (answer) => JSON.parse(answer).results[0].series[0].values,
+      interpolates: false,
+    },
+  },
+  {
+    name: 'VictoriaMetrics',
+    file: 'victoria-metrics',
+    package: 'victoria-metrics',
+    args: (folder, port) => [`-storageDataPath=${folder}`, `-httpListenAddr=127.0.0.1:${port}`],
+    readyPath: '/health',
+    settle: '/internal/force_flush',
+    query: {
+      path: '/api/v1/query_range',
+      encode: ({ aggregation, label, value, start, end }) => {
+        const series = `temperature_value{${label}="${value}"}[1h]`;
+        // A window holds its end and not its start, in milliseconds: this is [hour, next hour).
+        const endOfHour = (time: number) => ((Math.floor(time / hourMs) + 1) * hourMs - 1) / 1000;
+        return new URLSearchParams({
+          query: `avg(${aggregation === 'avg' ? 'avg_over_time(' : 'quantile_over_time(0.95, '}${series}))`,
+          step: '1h',
+          start: String(endOfHour(start)),
+          end: String(endOfHour(end - 1)),
+        }).toString();
+      },
+      read: (answer) =>
+        (JSON.parse(answer).data.result[0].values as [number, string][]).map(([time, value]) => [
+          Math.round(time * 1000) + 1 - hourMs,
+          Number(value),
+        ]),
+      interpolates: true,
+    },
+  },
+];
+
+const tagsOf = ({ name, service_name, labels }: Series) =>
+  Object.entries({ service_name, ...labels }).reduce((line, [key, value]) => `${line},${key}=${value}`, name);
+
+function toLine({ value, timestamp, ...series }: Metric): string {
+  return `${tagsOf(series)} value=${value}${timestamp ? ` ${Date.parse(timestamp)}` : ''}`;
+}
+
+export interface Peer {
+  ingest: IngestTarget;
+  query: QueryTarget;
+  /** Stores the day, or as many of its series as fit into two minutes, and answers what it stored. */
+  storeDay: (day: Day) => Promise<Day>;
+}
+
+/** Starts each program that is installed, has work done with it, and removes it with its data. */
+export async function benchPeers(title: string, work: (peer: Peer) => Promise<Row[]>) {
+  const done: { name: string; rows: Row[] }[] = [];
+  for (const program of programs) {
+    if (spawnSync(program.file, ['--help']).error) {
+      console.log(`\n${program.name} is not installed: apt-get install ${program.package}`);
+      continue;
+    }
+    console.log(`\n${title}, ${program.name}`);
+    done.push({ name: program.name, rows: await runProgram(program, work) });
+  }
+  return done;
+}
+
+async function runProgram(program: Program, work: (peer: Peer) => Promise<Row[]>): Promise<Row[]> {
+  // Beside the embedded database, so that both are on one disk: the system's temporary folder may be in memory.
+  mkdirSync(dataFolder, { recursive: true });
+  const folder = mkdtempSync(path.join(dataFolder, 'peer-'));
+  const port = await freePort();
+  const url = `http://127.0.0.1:${port}`;
+  const child = spawn(program.file, program.args(folder, port), {
+    env: { PATH: process.env.PATH, ...program.env?.(folder, port, await freePort()) },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  const exited = once(child, 'exit');
+  let output = '';
+  child.stderr.on('data', (chunk) => {
+    output = `${output}${chunk}`.slice(-4000);
+  });
+  try {
+    const isReady = async () => (await fetch(url + program.readyPath).catch(() => undefined))?.ok;
+    for (const deadline = Date.now() + 20_000; !(await isReady()); await sleep(50))
+      if (child.exitCode !== null || Date.now() > deadline)
+        throw new Error(`${program.file} did not start:\n${output}`);
+    const { prepare, settle } = program;
+    if (prepare) await fetch(url + prepare.path, { method: 'POST', headers: form, body: prepare.body });
+    return await work({
+      ingest: {
+        url,
+        headers: { 'content-type': 'text/plain' },
+        expect: 204,
+        batch: { path: writePath, encode: (metrics) => metrics.map(toLine).join('\n') },
+        single: { path: writePath, encode: toLine },
+      },
+      query: { url, headers: form, ...program.query },
+      storeDay: async (day) => {
+        const stored = await storeLines(url, day);
+        if (settle) await fetch(url + settle);
+        return stored;
+      },
+    });
+  } finally {
+    // Its data goes anyway, and a program that shut down in good order would first write it out.
+    child.kill('SIGKILL');
+    await exited;
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function storeLines(url: string, day: Day): Promise<Day> {
+  const tags = Array.from({ length: day.series }, (_, i) => tagsOf(daySeries(i)));
+  let tick = 0;
+  const store = (ticks: number, series: number) =>
+    runLoad({
+      ...{ url, path: writePath, headers: { 'content-type': 'text/plain' }, expect: 204 },
+      ...{ connections: 2, requests: ticks },
+      body: () => {
+        const time = timeAt(day, tick);
+        const lines = tags.slice(0, series).map((tags, i) => `${tags} value=${valueAt(i, tick)} ${time}`);
+        tick++;
+        return lines.join('\n');
+      },
+    });
+  const trial = await store(Math.floor(dayTicks / 50), day.series);
+  const fitting = Math.floor((day.series * 120) / (trial.seconds * 50));
+  const series = Math.min(day.series, Math.max(100, fitting));
+  await store(dayTicks - tick, series);
+  const why = series < day.series ? ', fewer than ours: more would take over two minutes' : '';
+  console.log(`  stored ${series * dayTicks} samples of ${series} series${why}`);
+  return { ...day, series };
+}
+
+async function freePort(): Promise<number> {
+  const server = net.createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as net.AddressInfo;
+  server.close();
+  await once(server, 'close');
+  return port;
+}

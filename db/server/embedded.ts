@@ -293,6 +293,8 @@ function serverSettings(): string {
     maintenance_work_mem: `${Math.max(64, Math.min(1024, Math.floor(memoryMb / 20)))}MB`,
     max_wal_size: '4GB',
     checkpoint_timeout: '15min',
+    // The first change of a page after a checkpoint logs the page whole; ingest gains about a tenth.
+    wal_compression: 'lz4',
     random_page_cost: '1.1',
     jit: 'off',
     timezone: "'UTC'",

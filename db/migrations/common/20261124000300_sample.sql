@@ -13,7 +13,9 @@ select public.create_hypertable(
   public.by_range('time', interval '1 day'),
   create_default_indexes => false
 );
-create index sample_series_id_time on obs.sample (series_id, time desc);
+-- Holds the value too, so that a series is read from the index alone: its samples lie on one heap page each,
+-- and fetching those was three quarters of a query over a day.
+create index sample_series_id_time on obs.sample (series_id, time desc) include (value);
 
 grant select, insert on obs.sample to obs_api_definer, obs_job_definer;
 -- The ingest path writes samples with COPY, whose series ids come from api.ensure_series.

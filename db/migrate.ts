@@ -1,6 +1,6 @@
 // Brings a database up to date: dbmate's migrations, graphile-worker's own, then every SQL function anew.
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { resolveBinary } from 'dbmate';
 import { Logger, runMigrations } from 'graphile-worker';
@@ -73,15 +73,11 @@ async function inspect(sql: Sql): Promise<Migrated> {
 function runDbmate(databaseUrl: string, edition: Edition, log: (line: string) => void) {
   const url = new URL(databaseUrl);
   if (!url.searchParams.has('sslmode')) url.searchParams.set('sslmode', 'disable');
+  // An edition has a folder once it has a migration of its own.
+  const folders = ['common', edition].map((name) => path.join(folder, 'migrations', name)).filter(existsSync);
   const run = spawnSync(
     resolveBinary(),
-    [
-      ...['--migrations-dir', path.join(folder, 'migrations/common')],
-      ...['--migrations-dir', path.join(folder, 'migrations', edition)],
-      '--no-dump-schema',
-      'up',
-      '--strict',
-    ],
+    [...folders.flatMap((name) => ['--migrations-dir', name]), '--no-dump-schema', 'up', '--strict'],
     { env: { ...process.env, DATABASE_URL: url.href }, encoding: 'utf8' },
   );
   const output = `${run.stdout ?? ''}${run.stderr ?? ''}`.trim();

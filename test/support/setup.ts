@@ -12,12 +12,14 @@ declare module 'vitest' {
 }
 
 // Vitest calls this once a project, with a module of its own each time; the run is shared by way of the process.
-const run = ((globalThis as { observabilityTestRun?: Run }).observabilityTestRun ??= { users: 0 });
-
 interface Run {
   users: number;
   server?: Promise<TestServer>;
 }
+
+const shared = globalThis as { observabilityTestRun?: Run };
+shared.observabilityTestRun ??= { users: 0 };
+const run = shared.observabilityTestRun;
 
 export async function setup(project: TestProject) {
   run.users++;

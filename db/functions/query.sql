@@ -14,8 +14,7 @@ set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
-  -- How far before the range a counter's previous sample is looked for.
-  _lookback constant interval := greatest(least(coalesce(_window, interval '0'), interval '1 day'), interval '5 minutes');
+  _lookback constant interval := lib.counter_lookback(_window);
 begin
   -- One statement a family of aggregates: a case over all of them would compute, and sort for, every one.
   if _aggregation in ('avg', 'sum', 'min', 'max', 'count') then
@@ -77,13 +76,7 @@ begin
       where s.time >= _start
       group by 1, 2
     )
-    select i.group_number, i.bucket,
-      case _aggregation
-        when 'increase' then i.increase
-        else i.increase / extract(epoch from
-          least(lib.bucket_end(i.bucket, _window, _timezone, _end), _end) - greatest(i.bucket, _start)
-        )::float8
-      end
+    select i.group_number, i.bucket, lib.per_second(_aggregation, i.increase, i.bucket, _start, _end, _window, _timezone)
     from increases i;
 
   else
@@ -127,6 +120,7 @@ declare
   _series_ids int[];
   _group_numbers int[];
   _groups jsonb[];
+  _tier text;
   _result text;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
@@ -155,9 +149,18 @@ begin
   into _series_ids, _group_numbers, _groups
   from numbered n;
 
+  _tier := lib.choose_tier(
+    _aggregation, _start, _end, _width, _timezone, cardinality(_series_ids) = cardinality(_groups)
+  );
+
   with aggregated as materialized (
     select a.group_number, a.bucket, a.value
     from lib.aggregate_samples(_series_ids, _group_numbers, _start, _end, _aggregation, _width, _timezone) as a
+    where _tier = 'raw'
+    union all
+    select a.group_number, a.bucket, a.value
+    from lib.aggregate_tier(_tier, _org_id, _series_ids, _group_numbers, _start, _end, _aggregation, _width, _timezone) as a
+    where _tier <> 'raw'
   ),
   filled as (
     select a.group_number, a.bucket, a.value
@@ -256,8 +259,9 @@ begin
       (select count(*) from filled) > (select count(*) from kept) as is_truncated
   )
   select format(
-    '{"metric_name":%s,"aggregation":%s,"time_window":%s,"resolution":"raw",%s,"truncated":%s}',
-    to_json(_metric_name), to_json(_aggregation), coalesce(to_json(_window)::text, 'null'), json_series, is_truncated::text
+    '{"metric_name":%s,"aggregation":%s,"time_window":%s,"resolution":%s,%s,"truncated":%s}',
+    to_json(_metric_name), to_json(_aggregation), coalesce(to_json(_window)::text, 'null'),
+    to_json(_tier), json_series, is_truncated::text
   )
   into _result
   from answered;

@@ -55,3 +55,37 @@ as $$
 $$;
 comment on function lib.json_number(float8) is
   'A number as JSON text; null for null and for NaN and the infinities, which JSON cannot hold.';
+
+create function lib.counter_lookback(_window interval)
+returns interval
+language sql
+immutable
+parallel safe
+as $$
+  select greatest(least(coalesce(_window, interval '0'), interval '1 day'), interval '5 minutes')
+$$;
+comment on function lib.counter_lookback(interval) is
+  'How far before a range a counter''s previous sample is looked for: a window, of 5 minutes to a day.';
+
+create function lib.per_second(
+  _aggregation text,
+  _increase float8,
+  _bucket timestamptz,
+  _start timestamptz,
+  _end timestamptz,
+  _window interval,
+  _timezone text
+)
+returns float8
+language sql
+immutable
+parallel safe
+as $$
+  select case _aggregation
+    when 'increase' then _increase
+    else _increase / extract(epoch from
+      least(lib.bucket_end(_bucket, _window, _timezone, _end), _end) - greatest(_bucket, _start)
+    )::float8
+  end
+$$;
+comment on function lib.per_second is 'For rate an increase divided by the seconds of the bucket''s part inside the range; for increase as it is.';

@@ -2,11 +2,11 @@
 // once, a busy one in large flushes. A request is answered after its transaction has committed.
 import type { Queryable, Sql } from '../db.ts';
 import { Problem, toProblem, unavailable } from '../errors.ts';
+import { formatTimestamp } from '../timestamp.ts';
 import { encodeCopy, type Samples } from './samples.ts';
 
 /** A request's Idempotency-Key: the same key with another body is refused. */
 export interface IdempotencyKey {
-  orgId: number;
   key: string;
   bodyHash: Buffer;
 }
@@ -23,11 +23,11 @@ export interface CommitterOptions {
 
 export interface Committer {
   /**
-   * Resolves when the samples are committed ("recorded"), or were before under the same key ("replayed").
+   * Resolves when the samples of an org are committed ("recorded"), or were before under the same key ("replayed").
    * Rejects with a Problem: 503 when the buffer is full or the outcome is unknown because the database went
    * away, 422 when the key belongs to another body.
    */
-  submit(samples: Samples, key?: IdempotencyKey): Promise<'recorded' | 'replayed'>;
+  submit(orgId: number, samples: Samples, key?: IdempotencyKey): Promise<'recorded' | 'replayed'>;
   /** Samples accepted and not yet answered. */
   buffered(): number;
   /** Resolves when everything submitted has been answered. */
@@ -35,6 +35,7 @@ export interface Committer {
 }
 
 interface Pending {
+  orgId: number;
   samples: Samples;
   key: IdempotencyKey | undefined;
   resolve: (outcome: 'recorded' | 'replayed') => void;
@@ -52,7 +53,7 @@ export function createCommitter(sql: Sql, options: CommitterOptions): Committer 
   let buffered = 0;
   let lanes = 0;
 
-  function submit(samples: Samples, key?: IdempotencyKey) {
+  function submit(orgId: number, samples: Samples, key?: IdempotencyKey) {
     const count = samples.times.length;
     if (buffered > 0 && buffered + count > options.bufferSamples) {
       return Promise.reject(
@@ -61,7 +62,7 @@ export function createCommitter(sql: Sql, options: CommitterOptions): Committer 
     }
     buffered += count;
     return new Promise<'recorded' | 'replayed'>((resolve, reject) => {
-      queue.push({ samples, key, resolve, reject });
+      queue.push({ orgId, samples, key, resolve, reject });
       if (lanes < options.connections) void runLane();
     });
   }
@@ -144,7 +145,8 @@ export function createCommitter(sql: Sql, options: CommitterOptions): Committer 
       stream.end();
       // The stream's own 'finish' proves nothing: after an error at the end of the COPY postgres.js emits it with
       // the next statement's success, or never. In a transaction that has failed this statement fails too.
-      await transaction`select 1`;
+      const times = touchedTimes(claimed(batch, verdicts));
+      await transaction`select api.mark_late(${times.orgIds}::int[], ${times.starts}::text[]::timestamptz[], ${times.ends}::text[]::timestamptz[])`;
       return verdicts;
     });
   }
@@ -192,7 +194,7 @@ async function claim(sql: Queryable, batch: Pending[]): Promise<Verdict[]> {
   const keys = keyed.map(([, pending]) => pending.key!);
   const [row] = await sql<{ verdicts: Verdict[] }[]>`
     select api.claim_idempotency_keys(
-      ${keys.map((key) => key.orgId)}::int[],
+      ${keyed.map(([, pending]) => pending.orgId)}::int[],
       ${keys.map((key) => key.key)}::text[],
       ${keys.map((key) => `\\x${key.bodyHash.toString('hex')}`)}::text[]::bytea[],
       ${keyed.map(([, pending]) => pending.samples.times.length)}::int[]
@@ -206,6 +208,7 @@ async function insert(sql: Queryable, batch: Pending[]) {
   if (batch.length === 0) return;
   const list = (pick: (samples: Samples) => ArrayLike<number>) =>
     `{${batch.map((pending) => Array.prototype.join.call(pick(pending.samples), ',')).join(',')}}`;
+  const times = touchedTimes(batch);
   await sql`
     insert into obs.sample (time, series_id, value)
     select timestamptz 'epoch' + s.micros * interval '1 microsecond', s.series_id, s.value
@@ -213,5 +216,41 @@ async function insert(sql: Queryable, batch: Pending[]) {
       ${list((samples) => samples.times)}::text::bigint[],
       ${list((samples) => samples.seriesIds)}::text::int[],
       ${list((samples) => samples.values)}::text::float8[]
-    ) as s (micros, series_id, value)`;
+    ) as s (micros, series_id, value)
+    cross join api.mark_late(${times.orgIds}::int[], ${times.starts}::text[]::timestamptz[], ${times.ends}::text[]::timestamptz[])`;
+}
+
+const spanMicros = 300e6;
+
+// The spans of five minutes, the width of the finest tier, that a batch has samples for; neighbours are joined.
+// Which of them are late is for the database to say: its clock decides what has been rolled up.
+function touchedTimes(batch: Pending[]): { orgIds: number[]; starts: string[]; ends: string[] } {
+  const spansOf = new Map<number, Set<number>>();
+  for (const { orgId, samples } of batch) {
+    let spans = spansOf.get(orgId);
+    if (!spans) {
+      spans = new Set();
+      spansOf.set(orgId, spans);
+    }
+    let last = Number.NaN;
+    for (const time of samples.times) {
+      const span = Math.floor(time / spanMicros);
+      if (span !== last) spans.add(span);
+      last = span;
+    }
+  }
+  const times = { orgIds: [] as number[], starts: [] as string[], ends: [] as string[] };
+  for (const [orgId, spans] of spansOf) {
+    const sorted = [...spans].sort((a, b) => a - b);
+    for (const [i, span] of sorted.entries()) {
+      const end = formatTimestamp((span + 1) * spanMicros);
+      if (i > 0 && sorted[i - 1] === span - 1) times.ends[times.ends.length - 1] = end;
+      else {
+        times.orgIds.push(orgId);
+        times.starts.push(formatTimestamp(span * spanMicros));
+        times.ends.push(end);
+      }
+    }
+  }
+  return times;
 }

@@ -187,7 +187,8 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
     const key = readIdempotencyKey(c, body);
     const [items, pathOf] = itemsOf(parseJson(c, body));
     const samples = await readMetrics(items, pathOf, c.var.principal.orgId, await timeBounds(), cache);
-    if ((await committer.submit(samples, key)) === 'replayed') c.header('Idempotency-Replayed', 'true');
+    if ((await committer.submit(c.var.principal.orgId, samples, key)) === 'replayed')
+      c.header('Idempotency-Replayed', 'true');
     return c.json({ recorded: items.length } satisfies z.infer<typeof recordedSchema>, 201);
   }
 
@@ -330,5 +331,5 @@ function readIdempotencyKey(c: Context<AuthEnv>, body: Buffer): IdempotencyKey |
   if (problem) throw invalid([{ path: 'header.Idempotency-Key', message: problem }]);
   // What was sent where: the same body to another endpoint is another request.
   const bodyHash = createHash('sha256').update(c.req.path).update('\0').update(body).digest();
-  return { orgId: c.var.principal.orgId, key, bodyHash };
+  return { key, bodyHash };
 }

@@ -2,6 +2,7 @@
 import { beforeAll, describe, expect, test } from 'vitest';
 import { aggregations } from '../../src/routes/metrics.ts';
 import { useApi } from '../support/api.ts';
+import { rollUp } from '../support/database.ts';
 import { signToken } from '../support/process.ts';
 import { aggregate, increases, type Sample } from '../support/reference.ts';
 
@@ -43,28 +44,28 @@ describe('random samples of three hosts with gaps, duplicates and counter resets
   };
   for (const host of hosts) {
     let counter = 0;
-    for (let time = origin; time < origin + 6 * hour; time += 20_000) {
-      if (random() < 0.2 || (time > origin + 2 * hour && time < origin + 3 * hour)) continue;
+    for (let time = origin; time < origin + 60 * hour; time += minute) {
+      if (random() < 0.2 || (time > origin + 20 * hour && time < origin + 23 * hour)) continue;
       counter = random() < 0.02 ? Math.floor(random() * 5) : counter + Math.floor(random() * 100);
-      samples.push({ series: host, time: time + Math.floor(random() * 1000), value: counter });
+      samples.push({ series: host, time: time + Math.floor(random() * minute), value: counter });
       if (random() < 0.05) samples.push({ series: host, time: samples.at(-1)!.time, value: counter });
     }
   }
 
-  beforeAll(() =>
+  const send = (some: Sample[]) =>
     record(
       'random',
-      samples.map(({ series, time, value }) => ({
+      some.map(({ series, time, value }) => ({
         time,
         value,
         labels: { host: series },
         service_name: `s-${series}`,
       })),
-    ),
-  );
+    );
+  beforeAll(() => send(samples));
 
   const start = origin + 10 * minute;
-  const end = origin + 5.5 * hour;
+  const end = origin + 59.5 * hour;
   const windows: [string, number][] = [
     ['1m', minute],
     ['15m', 15 * minute],
@@ -72,85 +73,121 @@ describe('random samples of three hosts with gaps, duplicates and counter resets
     ['1d', day],
   ];
 
-  describe.each(windows)('by %s', (window, width) => {
-    const bucketOf = (time: number) => Math.floor(time / width) * width;
+  // The resolution that is to answer a window.
+  const finest: Record<string, string> = { '1m': 'raw', '15m': '5m', '1h': '1h', '1d': '1d' };
 
-    test.each([...aggregations])('%s, merged and by host', async (aggregation) => {
-      const body = {
-        metric_name: 'random',
-        start_time: iso(start),
-        end_time: iso(end),
-        aggregation,
-        time_window: window,
-        limit: 10_000,
-      };
-      const merged = await query(body);
-      expect([
-        merged.metric_name,
-        merged.aggregation,
-        merged.time_window,
-        merged.resolution,
-        merged.truncated,
-      ]).toEqual(['random', aggregation, window, 'raw', false]);
-      expect(merged.series).toHaveLength(1);
-      compare(merged.series[0], {}, aggregation, samples);
-      const grouped = await query({ ...body, group_by: ['host'] });
-      expect(grouped.series).toHaveLength(3);
-      for (const [i, host] of hosts.entries()) {
-        compare(
-          grouped.series[i],
-          { host },
+  async function rolledUp() {
+    await rollUp(api.sql);
+    const [state] = await api.sql`
+      select (select count(*)::int from obs.dirty_range) as dirty,
+        (select min(obs.tier_watermark(name)) > ${iso(end)}::text::timestamptz from obs.tier) as is_past`;
+    expect(state).toEqual({ dirty: 0, is_past: true });
+  }
+
+  // The same answers whatever is rolled up: late samples show at once, and stay right once rolled up again.
+  const phases: [string, () => Promise<void>][] = [
+    ['as they arrived', async () => {}],
+    ['rolled up', rolledUp],
+    [
+      'with late samples since',
+      async () => {
+        const late = Array.from({ length: 40 }, (_, i) => ({
+          series: hosts[i % 3]!,
+          time: origin + 30 * hour + Math.floor(random() * 3 * hour),
+          value: Math.floor(random() * 1e5),
+        }));
+        samples.push(...late);
+        await send(late);
+      },
+    ],
+    ['rolled up again', rolledUp],
+  ];
+
+  describe.each(phases)('%s', (_, prepare) => {
+    beforeAll(prepare);
+
+    describe.each(windows)('by %s', (window, width) => {
+      const bucketOf = (time: number) => Math.floor(time / width) * width;
+
+      test.each([...aggregations])('%s, merged and by host', async (aggregation) => {
+        const body = {
+          metric_name: 'random',
+          start_time: iso(start),
+          end_time: iso(end),
           aggregation,
-          samples.filter((sample) => sample.series === host),
-        );
-      }
-    });
-
-    function compare(
-      series: { labels: unknown; points: { time: string; value: number | null }[] },
-      labels: unknown,
-      aggregation: string,
-      of: Sample[],
-    ) {
-      expect(series.labels).toEqual(labels);
-      const expected = new Map<number, number | null>();
-      if (aggregation === 'rate' || aggregation === 'increase') {
-        const lookback = Math.max(Math.min(width, day), 5 * minute);
-        for (const [bucket, increase] of increases(
-          of.filter((sample) => sample.time < end),
-          bucketOf,
-          start,
-          lookback,
-        )) {
-          const seconds = (Math.min(bucket + width, end) - Math.max(bucket, start)) / 1000;
-          expected.set(
-            bucket,
-            increase === null ? null : aggregation === 'rate' ? increase / seconds : increase,
+          time_window: window,
+          limit: 10_000,
+        };
+        const merged = await query(body);
+        expect([merged.metric_name, merged.aggregation, merged.time_window, merged.truncated]).toEqual([
+          'random',
+          aggregation,
+          window,
+          false,
+        ]);
+        const isPercentile = ['median', 'p50', 'p90', 'p95', 'p99'].includes(aggregation);
+        expect(merged.resolution).toBe(isPercentile ? 'raw' : finest[window]);
+        expect(merged.series).toHaveLength(1);
+        compare(merged.series[0], {}, aggregation, samples);
+        const grouped = await query({ ...body, group_by: ['host'] });
+        expect(grouped.series).toHaveLength(3);
+        expect(grouped.resolution).toBe(isPercentile && window === '15m' ? 'raw' : finest[window]);
+        for (const [i, host] of hosts.entries()) {
+          compare(
+            grouped.series[i],
+            { host },
+            aggregation,
+            samples.filter((sample) => sample.series === host),
           );
         }
-      } else {
-        const inRange = of.filter((sample) => sample.time >= start && sample.time < end);
-        for (const [bucket, own] of Map.groupBy(inRange, (sample) => bucketOf(sample.time)))
-          expected.set(bucket, aggregate(aggregation, own));
+      });
+
+      function compare(
+        series: { labels: unknown; points: { time: string; value: number | null }[] },
+        labels: unknown,
+        aggregation: string,
+        of: Sample[],
+      ) {
+        expect(series.labels).toEqual(labels);
+        const expected = new Map<number, number | null>();
+        if (aggregation === 'rate' || aggregation === 'increase') {
+          const lookback = Math.max(Math.min(width, day), 5 * minute);
+          for (const [bucket, increase] of increases(
+            of.filter((sample) => sample.time < end),
+            bucketOf,
+            start,
+            lookback,
+          )) {
+            const seconds = (Math.min(bucket + width, end) - Math.max(bucket, start)) / 1000;
+            expected.set(
+              bucket,
+              increase === null ? null : aggregation === 'rate' ? increase / seconds : increase,
+            );
+          }
+        } else {
+          const inRange = of.filter((sample) => sample.time >= start && sample.time < end);
+          for (const [bucket, own] of Map.groupBy(inRange, (sample) => bucketOf(sample.time)))
+            expected.set(bucket, aggregate(aggregation, own));
+        }
+        expect(series.points.map((point) => point.time)).toEqual(
+          [...expected.keys()].sort((a, b) => a - b).map(iso),
+        );
+        for (const point of series.points) {
+          const value = expected.get(Date.parse(point.time))!;
+          if (value === null) expect(point.value).toBeNull();
+          // Of several samples at one instant any is the first, or the last.
+          else if (aggregation === 'first' || aggregation === 'last') {
+            const { time } = of.find(
+              (sample) => sample.value === value && bucketOf(sample.time) === Date.parse(point.time),
+            )!;
+            expect(of.filter((sample) => sample.time === time).map((sample) => sample.value)).toContain(
+              point.value,
+            );
+          } else
+            expect(Math.abs(point.value! - value)).toBeLessThanOrEqual(1e-9 * Math.max(1, Math.abs(value)));
+        }
       }
-      expect(series.points.map((point) => point.time)).toEqual(
-        [...expected.keys()].sort((a, b) => a - b).map(iso),
-      );
-      for (const point of series.points) {
-        const value = expected.get(Date.parse(point.time))!;
-        if (value === null) expect(point.value).toBeNull();
-        // Of several samples at one instant any is the first, or the last.
-        else if (aggregation === 'first' || aggregation === 'last') {
-          const { time } = of.find(
-            (sample) => sample.value === value && bucketOf(sample.time) === Date.parse(point.time),
-          )!;
-          expect(of.filter((sample) => sample.time === time).map((sample) => sample.value)).toContain(
-            point.value,
-          );
-        } else
-          expect(Math.abs(point.value! - value)).toBeLessThanOrEqual(1e-9 * Math.max(1, Math.abs(value)));
-      }
-    }
+    });
   });
 
   test('without a window there is one bucket over the range, at its start', async () => {

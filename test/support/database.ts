@@ -87,3 +87,24 @@ export function useDatabase(): { url: string; sql: postgres.Sql } {
   });
   return database;
 }
+
+/** Rolls up what is due now, and again what late samples made dirty, as the background jobs do. */
+export async function rollUp(sql: postgres.Sql): Promise<void> {
+  if (inject('server').edition === 'apache') {
+    for (const tier of ['5m', '1h', '1d']) {
+      while ((await sql<{ more: boolean }[]>`select obs.refresh_tier(${tier}, now()) as more`)[0]?.more);
+    }
+    await sql`select obs.refresh_dirty_ranges(now())`;
+  } else {
+    for (const tier of ['5m', '1h', '1d']) {
+      const lag = sql`(select lag from obs.tier where name = ${tier})`;
+      const [{ until } = { until: '' }] = await sql<
+        { until: string }[]
+      >`select (now() - ${lag})::text as until`;
+      await sql.unsafe(
+        `call refresh_continuous_aggregate('obs.sample_${tier}', now() - interval '28 days', '${until}'::timestamptz)`,
+      );
+    }
+    await sql.unsafe('call obs.refresh_dirty_ranges()');
+  }
+}

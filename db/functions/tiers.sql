@@ -1,0 +1,357 @@
+create function lib.roll_up_samples(_width interval, _series_ids int[], _start timestamptz, _end timestamptz)
+returns table (
+  series_id int,
+  bucket timestamptz,
+  count bigint,
+  sum float8,
+  min float8,
+  max float8,
+  moments float8[],
+  first_value float8,
+  first_time timestamptz,
+  last_value float8,
+  last_time timestamptz,
+  increase float8
+)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  return query
+  select
+    s.series_id,
+    public.time_bucket(_width, s.time),
+    count(*),
+    sum(s.value),
+    min(s.value),
+    max(s.value),
+    obs.moments(s.value) filter (where abs(s.value) < 1e140),
+    public.first(s.value, s.time),
+    min(s.time),
+    public.last(s.value, s.time),
+    max(s.time),
+    obs.counter_increase(array_agg(s.value order by s.time, s.value))
+  from obs.sample s
+  where s.series_id = any (_series_ids) and s.time >= _start and s.time < _end
+  group by 1, 2;
+end
+$$;
+comment on function lib.roll_up_samples is
+  'Raw samples of [_start, _end) as rows of a tier of buckets of _width; a bucket at either end holds what of it is in the range.';
+
+create function lib.split_range(
+  _tier text,
+  _org_id int,
+  _start timestamptz,
+  _end timestamptz,
+  out rolled_up tstzmultirange,
+  out raw tstzmultirange
+)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  _width interval;
+  _raw_from timestamptz;
+  _from timestamptz;
+  _until timestamptz;
+begin
+  select t.width into _width from obs.tier t where t.name = _tier;
+  select coalesce(now() - r.keep, '-infinity') into _raw_from from obs.retention r where r.table_name = 'sample';
+
+  -- Whole buckets inside the range. Where raw samples are gone a bucket cannot be cut, and is taken whole.
+  _from := public.time_bucket(_width, _start);
+  if _from < _start and _start >= _raw_from then
+    _from := _from + _width;
+  end if;
+  _until := public.time_bucket(_width, _end);
+  if _until < _end and _end < _raw_from then
+    _until := _until + _width;
+  end if;
+  _until := least(_until, obs.tier_watermark(_tier));
+  if _from >= _until then
+    rolled_up := '{}';
+    raw := tstzmultirange(tstzrange(_start, _end));
+    return;
+  end if;
+
+  select tstzmultirange(tstzrange(_from, _until)) - coalesce(
+    range_agg(tstzrange(
+      public.time_bucket(_width, d.starts_at),
+      public.time_bucket(_width, d.ends_at - interval '1 microsecond') + _width
+    )),
+    '{}'
+  )
+  into rolled_up
+  from obs.dirty_range d
+  where d.org_id = _org_id and d.ends_at > _from and d.starts_at < _until
+    -- What raw samples no longer hold is not rolled up again, and is not read from them either.
+    and d.starts_at >= public.time_bucket(_width, _raw_from) + _width;
+  raw := tstzmultirange(tstzrange(least(_start, _from), greatest(_end, _until))) - rolled_up;
+  if _from < _start then
+    raw := raw * tstzmultirange(tstzrange(_from, greatest(_end, _until)));
+  end if;
+end
+$$;
+comment on function lib.split_range is
+  'Which parts of [_start, _end) are read from a tier (whole buckets, rolled up and not dirty) and which from raw samples: '
+  'the rest. Where the retention has dropped the raw samples, a bucket at either end is taken whole.';
+
+create function lib.read_tier(_tier text, _org_id int, _series_ids int[], _start timestamptz, _end timestamptz)
+returns table (
+  series_id int,
+  bucket timestamptz,
+  count bigint,
+  sum float8,
+  min float8,
+  max float8,
+  moments float8[],
+  first_value float8,
+  first_time timestamptz,
+  last_value float8,
+  last_time timestamptz,
+  increase float8
+)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+declare
+  _width constant interval := (select t.width from obs.tier t where t.name = _tier);
+  _parts record;
+  _range tstzrange;
+begin
+  select * into _parts from lib.split_range(_tier, _org_id, _start, _end);
+  foreach _range in array array(select unnest(_parts.rolled_up)) loop
+    if _tier = '5m' then
+      return query
+      select t.series_id, t.bucket, t.count, t.sum, t.min, t.max, t.moments,
+        t.first_value, t.first_time, t.last_value, t.last_time, t.increase
+      from obs.sample_5m t
+      where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
+    elsif _tier = '1h' then
+      return query
+      select t.series_id, t.bucket, t.count, t.sum, t.min, t.max, t.moments,
+        t.first_value, t.first_time, t.last_value, t.last_time, t.increase
+      from obs.sample_1h t
+      where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
+    else
+      return query
+      select t.series_id, t.bucket, t.count, t.sum, t.min, t.max, t.moments,
+        t.first_value, t.first_time, t.last_value, t.last_time, t.increase
+      from obs.sample_1d t
+      where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
+    end if;
+  end loop;
+  foreach _range in array array(select unnest(_parts.raw)) loop
+    return query
+    select * from lib.roll_up_samples(_width, _series_ids, lower(_range), upper(_range));
+  end loop;
+end
+$$;
+comment on function lib.read_tier is
+  'Rows of a tier for [_start, _end), in no order, right at once whatever is rolled up: see lib.split_range. '
+  'A bucket can come in two rows, its parts.';
+
+create function lib.aggregate_tier(
+  _tier text,
+  _org_id int,
+  _series_ids int[],
+  _group_numbers int[],
+  _start timestamptz,
+  _end timestamptz,
+  _aggregation text,
+  _window interval,
+  _timezone text
+)
+returns table (group_number int, bucket timestamptz, value float8)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+declare
+  _lookback constant interval := lib.counter_lookback(_window);
+  _parts record;
+  _range tstzrange;
+begin
+  if _aggregation in ('avg', 'sum', 'min', 'max', 'count') then
+    return query
+    select g.group_number, lib.bucket_start(t.bucket, _window, _timezone, _start),
+      case _aggregation
+        when 'avg' then sum(t.sum) / sum(t.count)::float8
+        when 'sum' then sum(t.sum)
+        when 'min' then min(t.min)
+        when 'max' then max(t.max)
+        else sum(t.count)::float8
+      end
+    from lib.read_tier(_tier, _org_id, _series_ids, _start, _end) t
+    join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = t.series_id
+    group by 1, 2;
+
+  elsif _aggregation in ('stddev', 'first', 'last') then
+    return query
+    with merged as (
+      select g.group_number, lib.bucket_start(t.bucket, _window, _timezone, _start) as bucket,
+        obs.merge_moments(t.moments) as moments,
+        public.first(t.first_value, t.first_time) as first_value,
+        public.last(t.last_value, t.last_time) as last_value
+      from lib.read_tier(_tier, _org_id, _series_ids, _start, _end) t
+      join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = t.series_id
+      group by 1, 2
+    )
+    select m.group_number, m.bucket,
+      case _aggregation
+        when 'stddev' then case when m.moments[1] > 1 then sqrt(m.moments[3] / (m.moments[1] - 1)) end
+        when 'first' then m.first_value
+        else m.last_value
+      end
+    from merged m;
+
+  elsif _aggregation in ('rate', 'increase') then
+    return query
+    with parts as (
+      select t.*, false as is_counted from lib.read_tier(_tier, _org_id, _series_ids, _start - _lookback, _start) t
+      union all
+      select t.*, true from lib.read_tier(_tier, _org_id, _series_ids, _start, _end) t
+    ),
+    steps as (
+      select p.series_id, p.bucket, p.is_counted, p.count, p.first_value, p.increase,
+        lag(p.last_value) over (partition by p.series_id order by p.first_time, p.is_counted) as previous
+      from parts p
+    ),
+    increases as (
+      select g.group_number, lib.bucket_start(s.bucket, _window, _timezone, _start) as bucket,
+        sum(
+          case
+            when s.previous is not null
+              then s.increase + case when s.first_value >= s.previous then s.first_value - s.previous else s.first_value end
+            when s.count > 1 then s.increase
+          end
+        ) as increase
+      from steps s
+      join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = s.series_id
+      where s.is_counted
+      group by 1, 2
+    )
+    select i.group_number, i.bucket, lib.per_second(_aggregation, i.increase, i.bucket, _start, _end, _window, _timezone)
+    from increases i;
+
+  else
+    -- Percentiles: one series a group, buckets of the tier's own width (lib.choose_tier sees to it).
+    select * into _parts from lib.split_range(_tier, _org_id, _start, _end);
+    foreach _range in array array(select unnest(_parts.rolled_up)) loop
+      if _tier = '1h' then
+        return query
+        select g.group_number, t.bucket,
+          case _aggregation when 'p90' then t.p90 when 'p95' then t.p95 when 'p99' then t.p99 else t.p50 end
+        from obs.sample_1h t
+        join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = t.series_id
+        where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
+      else
+        return query
+        select g.group_number, t.bucket,
+          case _aggregation when 'p90' then t.p90 when 'p95' then t.p95 when 'p99' then t.p99 else t.p50 end
+        from obs.sample_1d t
+        join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = t.series_id
+        where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
+      end if;
+    end loop;
+    foreach _range in array array(select unnest(_parts.raw)) loop
+      return query
+      select a.* from lib.aggregate_samples(_series_ids, _group_numbers, lower(_range), upper(_range), _aggregation, _window, _timezone) a;
+    end loop;
+  end if;
+end
+$$;
+comment on function lib.aggregate_tier is 'lib.aggregate_samples from the rows of a tier: the same answers for what lib.choose_tier allows.';
+
+create function lib.choose_tier(
+  _aggregation text,
+  _start timestamptz,
+  _end timestamptz,
+  _window interval,
+  _timezone text,
+  _has_one_series_a_group boolean
+)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  _is_percentile constant boolean := _aggregation in ('median', 'p50', 'p90', 'p95', 'p99');
+  _window_seconds constant float8 := extract(epoch from _window);
+  _tier record;
+begin
+  for _tier in
+    select t.name, t.width, extract(epoch from t.width)::float8 as seconds from obs.tier t order by t.width desc
+  loop
+    continue when case
+      when _is_percentile then _tier.name = '5m' or _window is distinct from _tier.width or not _has_one_series_a_group
+      when _window is null then _end - _start < 2 * _tier.width
+      else _window_seconds < _tier.seconds or mod(_window_seconds::numeric, _tier.seconds::numeric) <> 0
+    end;
+    -- Local buckets have to begin where the tier's do: the zone's offset a multiple of its width, all through the range.
+    continue when _timezone <> 'UTC' and _window is not null and exists (
+      select
+      from (
+        select generate_series(_start, _end, interval '7 days') as at
+        union all
+        select _end
+      ) as instants
+      where mod(extract(epoch from (at at time zone _timezone) - (at at time zone 'UTC')), _tier.seconds::numeric) <> 0
+    );
+    return _tier.name;
+  end loop;
+  return 'raw';
+end
+$$;
+comment on function lib.choose_tier is
+  'The coarsest tier that answers exactly: its width divides the window, local buckets begin with one of its own, and for '
+  'percentiles the window is its width and each group one series. raw where none does.';
+
+create function lib.mark_late(_org_ids int[], _starts timestamptz[], _ends timestamptz[])
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  -- Five minutes before the transaction: see obs.tier.lag. The watermark is later only where a clock was turned back.
+  _settled constant timestamptz := greatest(
+    now() - interval '5 minutes',
+    (select max(obs.tier_watermark(t.name)) from obs.tier t)
+  );
+begin
+  insert into obs.dirty_range (org_id, starts_at, ends_at)
+  select r.org_id, lower(merged.late), upper(merged.late)
+  from (
+    select a.org_id, range_agg(tstzrange(a.starts_at, a.ends_at)) as late
+    from unnest(_org_ids, _starts, _ends) as a (org_id, starts_at, ends_at)
+    where a.starts_at < _settled
+    group by a.org_id
+  ) as r
+  cross join lateral (select unnest(r.late) as late) as merged;
+end
+$$;
+comment on function lib.mark_late is
+  'Writes to obs.dirty_range those of the times that samples arrive for that may have been rolled up. '
+  'To be called in the transaction that writes the samples.';
+
+create function api.mark_late(_org_ids int[], _starts timestamptz[], _ends timestamptz[])
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+  perform lib.mark_late(_org_ids, _starts, _ends);
+end
+$$;
+comment on function api.mark_late is 'lib.mark_late, for the flushes of the ingest path: they hold samples of many orgs.';

@@ -8,7 +8,7 @@ import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import type { Logger } from 'pino';
 import { type AuthEnv, createAuthenticate, requireToken } from './auth.ts';
 import type { Config } from './config.ts';
-import type { Sql } from './db.ts';
+import type { Session, Sql } from './db.ts';
 import { Problem, titles, toProblem } from './errors.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
 import { type Committer, createCommitter } from './ingest/commit.ts';
@@ -24,8 +24,8 @@ export interface AppOptions {
   log: Logger;
   /** Pool of queries, as role obs_api. */
   sql: Sql;
-  /** Pool of flushes, as the same role: queries that fill the other must not hold up ingest. */
-  ingestSql: Sql;
+  /** Connections of flushes, as the same role: queries that fill the pool must not hold up ingest. */
+  sessions: Session[];
 }
 
 export interface Observability {
@@ -37,11 +37,10 @@ export interface Observability {
 
 export type AppEnv = AuthEnv & { Variables: { requestId: string } };
 
-export function createApp({ config, log, sql, ingestSql }: AppOptions): Observability {
+export function createApp({ config, log, sql, sessions }: AppOptions): Observability {
   let isDraining = false;
   const cache = createSeriesCache(sql, config.seriesCacheSize);
-  const committer = createCommitter(ingestSql, {
-    connections: config.ingestConnections,
+  const committer = createCommitter(sessions, {
     flushSamples: config.flushSamples,
     bufferSamples: config.bufferSamples,
     onFlush({ samples, recorded, seconds }) {

@@ -1,6 +1,7 @@
 // The only place that opens connections to PostgreSQL (graphile-worker's own pool apart).
 import net from 'node:net';
 import postgres from 'postgres';
+import { isConnectionError } from './errors.ts';
 
 export type Sql = postgres.Sql;
 /** A pool or a transaction. */
@@ -13,42 +14,115 @@ export interface DatabaseOptions {
   max: number;
   /** A statement that runs longer is cancelled: SQLSTATE 57014, HTTP 504. */
   statementTimeoutMs?: number;
-  /** A lost connection is tried again at once, then at growing intervals of at most this many seconds. */
-  maxBackoffSeconds?: number;
 }
 
 /**
  * Opens a lazy pool: nothing connects before the first query, and a lost connection is replaced by the next
- * query that needs one.
+ * query that needs one. For transactions see connectSession.
  */
 export function connect(url: string, options: DatabaseOptions): Sql {
+  return open(url, options, () => {});
+}
+
+/** One connection, for one piece of work at a time, that ends right even when it is lost in the middle. */
+export interface Session {
+  /** Runs a statement of its own. */
+  statement<T>(work: (sql: Queryable) => Promise<T>): Promise<T>;
+  /**
+   * Runs work in a transaction; resolves once it is committed. When the connection is lost it rejects with a
+   * connection error, and no later statement of work is sent: see isConnectionError.
+   */
+  transaction<T>(work: (sql: Queryable) => Promise<T>): Promise<T>;
+  end(): Promise<void>;
+}
+
+export function connectSession(url: string, options: Omit<DatabaseOptions, 'max'>): Session {
+  // Counts sockets opened and closed. postgres.js's own transactions do not notice that theirs is gone: what they
+  // send next goes to the connection that took its place, outside any transaction, or crashes the process.
+  let epoch = 0;
+  const openOne = () =>
+    open(url, { ...options, max: 1 }, (socket) => {
+      epoch++;
+      socket.once('close', () => epoch++);
+    });
+  let sql = openOne();
+
+  // After a loss postgres.js reports the old connection's last error for the new one's first statement, or waits
+  // for ever: a new pool begins with a clean slate.
+  function renew() {
+    void sql.end({ timeout: 0 }).catch(() => {});
+    sql = openOne();
+  }
+
+  async function statement<T>(work: (sql: Queryable) => Promise<T>): Promise<T> {
+    try {
+      return await work(sql);
+    } catch (error) {
+      if (isConnectionError(error)) renew();
+      throw error;
+    }
+  }
+
+  async function transaction<T>(work: (sql: Queryable) => Promise<T>): Promise<T> {
+    let begun = Number.NaN;
+    try {
+      const reserved = await sql.reserve();
+      begun = epoch;
+      const guarded = ((...query: Parameters<Sql>) => {
+        if (epoch !== begun)
+          throw Object.assign(new Error('the connection was lost'), { code: 'CONNECTION_CLOSED' });
+        return reserved(...query);
+      }) as unknown as Queryable;
+      try {
+        await guarded`begin`;
+        const result = await work(guarded);
+        const { command } = await guarded`commit`;
+        // In a transaction that has failed, a commit succeeds, and rolls back.
+        if (command !== 'COMMIT')
+          throw Object.assign(new Error('the transaction had failed'), { code: '25P02' });
+        return result;
+      } catch (error) {
+        if (epoch === begun) await reserved`rollback`.catch(() => {});
+        throw error;
+      } finally {
+        if (epoch === begun) reserved.release();
+      }
+    } catch (error) {
+      if (epoch !== begun) renew();
+      throw error;
+    }
+  }
+
+  return { statement, transaction, end: () => sql.end({ timeout: 5 }) };
+}
+
+function open(url: string, options: DatabaseOptions, onSocket: (socket: net.Socket) => void): Sql {
   const target = new URL(url);
   const socketFolder = target.searchParams.get('host');
+  const host = target.hostname.replace(/^\[|\]$/g, '') || 'localhost';
+  const port = Number(target.port || 5432);
   return postgres(url, {
     max: options.max,
     connect_timeout: 5,
     idle_timeout: 300,
     max_lifetime: null,
-    backoff: (retries: number) => Math.min(options.maxBackoffSeconds ?? 2, 0.05 * 2 ** retries),
+    backoff: (retries: number) => Math.min(2, 0.05 * 2 ** retries),
     connection: {
       application_name: options.name,
       TimeZone: 'UTC',
       ...(options.statementTimeoutMs ? { statement_timeout: options.statementTimeoutMs } : {}),
     },
     onnotice: () => {},
-    // postgres.js leaves Nagle's algorithm on, which stalls every COPY over TCP for the peer's delayed
-    // acknowledgement (88 ms measured on loopback).
-    ...(socketFolder?.startsWith('/')
-      ? {}
-      : {
-          socket: () =>
-            openSocket(target.hostname.replace(/^\[|\]$/g, '') || 'localhost', Number(target.port || 5432)),
-        }),
+    // Opened here and returned unconnected: Node queues what is written meanwhile, and postgres.js sees a failure to
+    // connect as an 'error' event. (Were it to be rejected, the pool would count it as connecting for ever.)
+    socket: () => {
+      // postgres.js leaves Nagle's algorithm on, which stalls every COPY over TCP for the peer's delayed
+      // acknowledgement (88 ms measured on loopback).
+      const socket = socketFolder?.startsWith('/')
+        ? net.connect({ path: `${socketFolder}/.s.PGSQL.${port}` })
+        : net.connect({ host, port, noDelay: true });
+      onSocket(socket);
+      return Object.assign(socket, { host, port });
+    },
   } as postgres.Options<Record<string, never>>);
-}
-
-// Returned unconnected: Node queues what is written meanwhile, and postgres.js sees a failure to connect as
-// an 'error' event. (Rejecting here instead would leave its connection in the pool as "connecting" for ever.)
-function openSocket(host: string, port: number): net.Socket {
-  return Object.assign(net.connect({ host, port, noDelay: true }), { host, port });
 }

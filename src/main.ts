@@ -3,7 +3,7 @@ import type { Server } from 'node:http';
 import { serve } from '@hono/node-server';
 import { createApp } from './app.ts';
 import { loadConfig } from './config.ts';
-import { connect } from './db.ts';
+import { connect, connectSession } from './db.ts';
 import { createLog } from './log.ts';
 import { onStop } from './stop.ts';
 
@@ -14,12 +14,13 @@ const sql = connect(config.apiDatabaseUrl, {
   max: config.poolSize,
   statementTimeoutMs: config.statementTimeoutMs,
 });
-const ingestSql = connect(config.apiDatabaseUrl, {
-  name: 'obs-api-ingest',
-  max: config.ingestConnections,
-  statementTimeoutMs: config.statementTimeoutMs,
-});
-const { app, committer, startDraining } = createApp({ config, log, sql, ingestSql });
+const sessions = Array.from({ length: config.ingestConnections }, () =>
+  connectSession(config.apiDatabaseUrl, {
+    name: 'obs-api-ingest',
+    statementTimeoutMs: config.statementTimeoutMs,
+  }),
+);
+const { app, committer, startDraining } = createApp({ config, log, sql, sessions });
 
 // Listens at once: until the database is there requests get 503 and /health/ready says why.
 const server = serve({ fetch: app.fetch, port: config.port, hostname: config.host }, (address) => {
@@ -40,5 +41,5 @@ onStop(log, config.shutdownTimeoutMs, async () => {
   server.closeIdleConnections();
   await closed;
   await committer.drain();
-  await Promise.all([sql.end({ timeout: 5 }), ingestSql.end({ timeout: 5 })]);
+  await Promise.all([sql.end({ timeout: 5 }), ...sessions.map((session) => session.end())]);
 });

@@ -1,6 +1,6 @@
 // Group commit: while one flush is under way the next gathers. There is no timer: an idle service writes at
 // once, a busy one in large flushes. A request is answered after its transaction has committed.
-import type { Queryable, Sql } from '../db.ts';
+import type { Queryable, Session } from '../db.ts';
 import { Problem, toProblem, unavailable } from '../errors.ts';
 import { formatTimestamp } from '../timestamp.ts';
 import { encodeCopy, type Samples } from './samples.ts';
@@ -12,8 +12,6 @@ export interface IdempotencyKey {
 }
 
 export interface CommitterOptions {
-  /** Flushes under way at once, each on a connection of its own. */
-  connections: number;
   /** Most samples that one flush takes, a single larger request apart. */
   flushSamples: number;
   /** Most samples that wait or are being written; a request past that is refused with 503. */
@@ -47,11 +45,12 @@ type Verdict = 'claimed' | 'replayed' | 'mismatched';
 // Below this one insert is quicker than the four round trips of a COPY in a transaction (bench/flush.ts).
 const insertLimit = 100;
 
-export function createCommitter(sql: Sql, options: CommitterOptions): Committer {
+/** sessions: as many flushes are under way at once. */
+export function createCommitter(sessions: readonly Session[], options: CommitterOptions): Committer {
   const queue: Pending[] = [];
   const idle: (() => void)[] = [];
+  const free = [...sessions];
   let buffered = 0;
-  let lanes = 0;
 
   function submit(orgId: number, samples: Samples, key?: IdempotencyKey) {
     const count = samples.times.length;
@@ -63,22 +62,22 @@ export function createCommitter(sql: Sql, options: CommitterOptions): Committer 
     buffered += count;
     return new Promise<'recorded' | 'replayed'>((resolve, reject) => {
       queue.push({ orgId, samples, key, resolve, reject });
-      if (lanes < options.connections) void runLane();
+      const session = free.pop();
+      if (session) void flushAll(session);
     });
   }
 
-  async function runLane() {
-    lanes++;
+  async function flushAll(session: Session) {
     while (queue.length > 0) {
       const batch = takeBatch();
       const started = performance.now();
-      const recorded = await flush(batch);
+      const recorded = await flush(session, batch);
       const samples = countSamples(batch);
       buffered -= samples;
       options.onFlush?.({ samples, recorded, seconds: (performance.now() - started) / 1000 });
     }
-    lanes--;
-    if (lanes === 0) for (const resolve of idle.splice(0)) resolve();
+    free.push(session);
+    if (free.length === sessions.length) for (const resolve of idle.splice(0)) resolve();
   }
 
   function takeBatch(): Pending[] {
@@ -93,9 +92,9 @@ export function createCommitter(sql: Sql, options: CommitterOptions): Committer 
   }
 
   // The number of samples recorded. Never rejects: every request of the batch is answered on its own.
-  async function flush(batch: Pending[]): Promise<number> {
+  async function flush(session: Session, batch: Pending[]): Promise<number> {
     try {
-      const verdicts = await write(batch);
+      const verdicts = await write(session, batch);
       answer(batch, verdicts);
       return countSamples(claimed(batch, verdicts));
     } catch (error) {
@@ -105,34 +104,34 @@ export function createCommitter(sql: Sql, options: CommitterOptions): Committer 
       }
       // What one request does wrong must not fail those that happened to share its flush.
       let recorded = 0;
-      for (const pending of batch) recorded += await flush([pending]);
+      for (const pending of batch) recorded += await flush(session, [pending]);
       return recorded;
     }
   }
 
-  async function write(batch: Pending[]): Promise<Verdict[]> {
+  async function write(session: Session, batch: Pending[]): Promise<Verdict[]> {
     const isKeyed = batch.some((pending) => pending.key);
     if (countSamples(batch) > insertLimit) {
       try {
-        return await copy(batch, isKeyed);
+        return await copy(session, batch, isKeyed);
       } catch (error) {
         if (batch.length > 1 || !isFaultOfOne(error)) throw error;
         // postgres.js does not hand out the error of a COPY that fails at its end; the insert gives the reason.
       }
     }
     if (!isKeyed) {
-      await insert(sql, batch);
+      await session.statement((sql) => insert(sql, batch));
       return batch.map(() => 'claimed');
     }
-    return await sql.begin(async (transaction) => {
+    return await session.transaction(async (transaction) => {
       const verdicts = await claim(transaction, batch);
       await insert(transaction, claimed(batch, verdicts));
       return verdicts;
     });
   }
 
-  async function copy(batch: Pending[], isKeyed: boolean): Promise<Verdict[]> {
-    return await sql.begin(async (transaction) => {
+  async function copy(session: Session, batch: Pending[], isKeyed: boolean): Promise<Verdict[]> {
+    return await session.transaction(async (transaction) => {
       const verdicts = isKeyed ? await claim(transaction, batch) : batch.map(() => 'claimed' as const);
       const rows = claimed(batch, verdicts).map((pending) => pending.samples);
       if (rows.length === 0) return verdicts;
@@ -152,7 +151,7 @@ export function createCommitter(sql: Sql, options: CommitterOptions): Committer 
   }
 
   async function drain() {
-    if (lanes > 0) await new Promise<void>((resolve) => idle.push(resolve));
+    if (free.length < sessions.length) await new Promise<void>((resolve) => idle.push(resolve));
   }
 
   return { submit, drain, buffered: () => buffered };

@@ -12,7 +12,7 @@ import { afterAll, beforeAll, expect } from 'vitest';
 import { dataFolder } from '../../db/server/find.ts';
 import { createApp, type Observability } from '../../src/app.ts';
 import { parseConfig } from '../../src/config.ts';
-import { connect } from '../../src/db.ts';
+import { connect, connectSession } from '../../src/db.ts';
 import { useDatabase } from './database.ts';
 import { jwtSecret, signToken } from './process.ts';
 
@@ -57,15 +57,14 @@ export function useApi(env: Record<string, string> = {}): TestApi {
       max: 5,
       statementTimeoutMs: config.statementTimeoutMs,
     });
-    const ingestSql = connect(config.apiDatabaseUrl, {
-      name: 'test-api-ingest',
-      max: config.ingestConnections,
-    });
+    const sessions = Array.from({ length: config.ingestConnections }, () =>
+      connectSession(config.apiDatabaseUrl, { name: 'test-api-ingest' }),
+    );
     const observability = createApp({
       config,
       log: pino({ level: 'error' }, { write: (line: string) => logged.push(line) }),
       sql,
-      ingestSql,
+      sessions,
     });
     server = serve({ fetch: observability.app.fetch, port: 0, hostname: '127.0.0.1' }) as Server;
     await new Promise((resolve) => server.once('listening', resolve));
@@ -105,7 +104,7 @@ export function useApi(env: Record<string, string> = {}): TestApi {
       server.closeAllConnections();
       server.close();
       await observability.committer.drain();
-      await Promise.all([sql.end({ timeout: 5 }), ingestSql.end({ timeout: 5 })]);
+      await Promise.all([sql.end({ timeout: 5 }), ...sessions.map((session) => session.end())]);
     };
   });
 

@@ -6,8 +6,10 @@ import { loadConfig } from '../src/config.ts';
 import { connect } from '../src/db.ts';
 import { createLog } from '../src/log.ts';
 import { onStop } from '../src/stop.ts';
+import { dropExpired } from './drop_expired.ts';
 import { hostMetricsTask, recordHostMetrics } from './host_metrics.ts';
 import { purgeIdempotencyKeys } from './purge_idempotency_keys.ts';
+import { refreshTiers } from './refresh_tiers.ts';
 
 const config = loadConfig();
 const log = createLog(config, 'worker');
@@ -18,12 +20,21 @@ const sql = connect(config.workerDatabaseUrl, {
   statementTimeoutMs: config.statementTimeoutMs,
 });
 
+// A day of samples in one statement can take longer than what anyone waits for.
+const tierSql = connect(config.workerDatabaseUrl, {
+  name: 'obs-worker-tiers',
+  max: 1,
+  statementTimeoutMs: 600_000,
+});
+
 const host = os.hostname();
 const hostTask = hostMetricsTask(host);
 
 const taskList: TaskList = {
   [hostTask]: recordHostMetrics({ sql, org: config.defaultOrg, host }),
   purge_idempotency_keys: purgeIdempotencyKeys(sql),
+  refresh_tiers: refreshTiers(tierSql),
+  drop_expired: dropExpired(sql),
 };
 
 const crontab: CronItem[] = [
@@ -38,6 +49,12 @@ const crontab: CronItem[] = [
     match: '17 * * * *',
     options: { jobKey: 'purge_idempotency_keys', backfillPeriod: 0 },
   },
+  {
+    task: 'refresh_tiers',
+    match: '* * * * *',
+    options: { jobKey: 'refresh_tiers', maxAttempts: 1, backfillPeriod: 0 },
+  },
+  { task: 'drop_expired', match: '7 * * * *', options: { jobKey: 'drop_expired', backfillPeriod: 0 } },
 ];
 
 const queueLog = new Logger((scope) => (level, message, meta) => {
@@ -80,7 +97,7 @@ async function work() {
 onStop(log, config.shutdownTimeoutMs, async () => {
   isStopping = true;
   await runner?.stop();
-  await sql.end({ timeout: 5 });
+  await Promise.all([sql.end({ timeout: 5 }), tierSql.end({ timeout: 5 })]);
 });
 
 void work();

@@ -355,3 +355,39 @@ begin
 end
 $$;
 comment on function api.mark_late is 'lib.mark_late, for the flushes of the ingest path: they hold samples of many orgs.';
+
+create function job.refresh_tier(_tier text, _now timestamptz default now())
+returns boolean
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  select obs.refresh_tier(_tier, _now)
+$$;
+comment on function job.refresh_tier is
+  'Rolls up what of a tier is due, a day at the most; true when there is more to do. Community edition: false, its policies do it.';
+
+create function job.refresh_dirty_ranges(_now timestamptz default now())
+returns int
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  select obs.refresh_dirty_ranges(_now)
+$$;
+comment on function job.refresh_dirty_ranges is
+  'Rolls up again what late samples changed; returns the number of ranges. Community edition: 0, its scheduler does it.';
+
+create function job.drop_expired(_now timestamptz default now())
+returns int
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  select obs.drop_expired(_now)
+$$;
+comment on function job.drop_expired is
+  'Drops the chunks that obs.retention no longer keeps; returns how many. Community edition: 0, its policies do it.';

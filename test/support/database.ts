@@ -105,6 +105,6 @@ export async function rollUp(sql: postgres.Sql): Promise<void> {
         `call refresh_continuous_aggregate('obs.sample_${tier}', now() - interval '28 days', '${until}'::timestamptz)`,
       );
     }
-    await sql.unsafe('call obs.refresh_dirty_ranges()');
+    await sql.unsafe('call obs.run_refresh_dirty_ranges()');
   }
 }

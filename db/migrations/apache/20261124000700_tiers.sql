@@ -263,11 +263,48 @@ comment on function obs.refresh_dirty_ranges(timestamptz) is
   'Rolls up again the buckets in obs.dirty_range, in one transaction with the removal of its rows; returns how many. '
   'Buckets that begin before the retention of raw samples stay as they are.';
 
+create function obs.drop_expired(_now timestamptz)
+returns int
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _retention record;
+  _dropped int := 0;
+  _kept_from timestamptz;
+begin
+  for _retention in
+    select h.hypertable_name as name, _now - r.keep as kept_from
+    from obs.retention r
+    join timescaledb_information.hypertables h
+      on h.hypertable_schema = 'obs' and h.hypertable_name in (r.table_name, r.table_name || '_rolled')
+  loop
+    _kept_from := _retention.kept_from;
+    if _retention.name = 'sample' then
+      -- What is not rolled up yet has to stay, however old.
+      select least(_kept_from, min(t.watermark)) into _kept_from from obs.tier t;
+    end if;
+    continue when not isfinite(_kept_from);
+    _dropped := _dropped + (
+      select count(*)::int from public.drop_chunks(format('obs.%I', _retention.name)::regclass, older_than => _kept_from)
+    );
+  end loop;
+  return _dropped;
+end
+$$;
+comment on function obs.drop_expired(timestamptz) is
+  'Drops the chunks that obs.retention no longer keeps, raw samples only once every tier has them; returns how many.';
+revoke all on function obs.drop_expired(timestamptz) from public;
+
 grant select on obs.sample_5m, obs.sample_1h, obs.sample_1d to obs_api_definer, obs_job_definer;
 grant select, insert, delete on obs.sample_5m_rolled, obs.sample_1h_rolled, obs.sample_1d_rolled to obs_job_definer;
-grant execute on function obs.refresh_tier(text, timestamptz), obs.refresh_dirty_ranges(timestamptz) to obs_job_definer;
+grant execute on function obs.refresh_tier(text, timestamptz), obs.refresh_dirty_ranges(timestamptz), obs.drop_expired(timestamptz)
+  to obs_job_definer;
 
 -- migrate:down
+drop function obs.drop_expired(timestamptz);
 drop function obs.refresh_dirty_ranges(timestamptz);
 drop function obs.refresh_tier(text, timestamptz);
 drop function obs.roll_up(text, timestamptz, timestamptz, int[]);

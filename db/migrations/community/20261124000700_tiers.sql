@@ -89,7 +89,7 @@ as $$
 $$;
 comment on function obs.tier_watermark(text) is 'Buckets of a tier that end at or before it are materialized.';
 
-create procedure obs.refresh_dirty_ranges(_job_id int default null, _config jsonb default null)
+create procedure obs.run_refresh_dirty_ranges(_job_id int default null, _config jsonb default null)
 language plpgsql
 as $$
 declare
@@ -127,10 +127,10 @@ begin
   commit;
 end
 $$;
-comment on procedure obs.refresh_dirty_ranges(int, jsonb) is
+comment on procedure obs.run_refresh_dirty_ranges(int, jsonb) is
   'Refreshes the buckets in obs.dirty_range and removes its rows. Buckets that begin before the retention of raw samples stay '
   'as they are. A job of TimescaleDB''s scheduler runs it every minute.';
-select public.add_job('obs.refresh_dirty_ranges', interval '1 minute');
+select public.add_job('obs.run_refresh_dirty_ranges', interval '1 minute');
 
 select public.add_continuous_aggregate_policy('obs.sample_5m', interval '29 days', interval '10 minutes', interval '1 minute');
 select public.add_continuous_aggregate_policy('obs.sample_1h', interval '29 days', interval '15 minutes', interval '5 minutes');
@@ -139,12 +139,23 @@ select public.add_retention_policy('obs.sample', interval '30 days');
 select public.add_retention_policy('obs.sample_5m', interval '90 days');
 select public.add_retention_policy('obs.sample_1h', interval '400 days');
 
+-- What the worker calls on the Apache 2 edition; here TimescaleDB's scheduler does the work.
+create function obs.refresh_tier(_tier text, _now timestamptz) returns boolean language sql immutable as $$ select false $$;
+comment on function obs.refresh_tier(text, timestamptz) is 'False, nothing more to do: refresh policies roll up.';
+create function obs.refresh_dirty_ranges(_now timestamptz) returns int language sql immutable as $$ select 0 $$;
+comment on function obs.refresh_dirty_ranges(timestamptz) is '0: see procedure obs.run_refresh_dirty_ranges.';
+create function obs.drop_expired(_now timestamptz) returns int language sql immutable as $$ select 0 $$;
+comment on function obs.drop_expired(timestamptz) is '0: retention policies drop chunks.';
+
 grant select on obs.sample_5m, obs.sample_1h, obs.sample_1d to obs_api_definer, obs_job_definer;
 
 -- migrate:down
-select public.delete_job(job_id) from timescaledb_information.jobs where proc_schema = 'obs' and proc_name = 'refresh_dirty_ranges';
+drop function obs.drop_expired(timestamptz);
+drop function obs.refresh_dirty_ranges(timestamptz);
+drop function obs.refresh_tier(text, timestamptz);
+select public.delete_job(job_id) from timescaledb_information.jobs where proc_schema = 'obs' and proc_name = 'run_refresh_dirty_ranges';
 select public.remove_retention_policy('obs.sample');
-drop procedure obs.refresh_dirty_ranges(int, jsonb);
+drop procedure obs.run_refresh_dirty_ranges(int, jsonb);
 drop function obs.tier_watermark(text);
 drop materialized view obs.sample_1d;
 drop materialized view obs.sample_1h;

@@ -1,0 +1,183 @@
+// Tiers: rolled up once whatever happens meanwhile, never erased past the retention of raw samples, late data marked.
+import postgres from 'postgres';
+import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
+import { parseConfig } from '../../src/config.ts';
+import { connectSession } from '../../src/db.ts';
+import { rollUp, useDatabase } from '../support/database.ts';
+import { jwtSecret } from '../support/process.ts';
+
+const database = useDatabase();
+let worker: postgres.Sql;
+let orgId: number;
+let seriesIds: number[];
+const isApache = inject('server').edition === 'apache';
+const apacheOnly = (title: string) =>
+  isApache ? title : `${title} (skipped: the Community edition's scheduler does this)`;
+
+beforeAll(async () => {
+  const config = parseConfig({ DATABASE_URL: database.url, JWT_SECRET: jwtSecret });
+  worker = postgres(config.workerDatabaseUrl, { max: 4, onnotice: () => {} });
+  const { sql } = database;
+  [{ id: orgId }] = await sql<[{ id: number }]>`select api.ensure_org('tiers') as id`;
+  const series = JSON.stringify([{ name: 'a' }, { name: 'b' }]);
+  [{ ids: seriesIds }] = await sql<
+    [{ ids: number[] }]
+  >`select api.ensure_series(${orgId}, ${series}::text::jsonb) as ids`;
+  // Ten days, a sample a minute, ending now.
+  await sql`
+    insert into obs.sample (time, series_id, value)
+    select at, id, extract(epoch from at)::bigint % 1000 + id
+    from generate_series(now() - interval '10 days', now(), interval '1 minute') at, unnest(${seriesIds}::int[]) id`;
+});
+afterAll(() => worker?.end());
+
+const tiers = ['5m', '1h', '1d'];
+const columns =
+  'series_id, bucket, count, round(sum::numeric, 3) as sum, min, max, first_value, first_time, last_value, last_time, round(increase::numeric, 3) as increase';
+
+/** Rows of a tier that differ from what the raw samples give; both ways. */
+async function differences(tier: string, from = "'-infinity'"): Promise<number> {
+  const [row] = await database.sql.unsafe(`
+    with tier as (select ${columns} from obs.sample_${tier} where bucket >= ${from}),
+    raw as (
+      select ${columns}
+      from lib.roll_up_samples((select width from obs.tier where name = '${tier}'), '{${seriesIds}}', ${from}, 'infinity')
+    )
+    select (select count(*)::int from (select * from tier except all select * from raw) x)
+      + (select count(*)::int from (select * from raw except all select * from tier) x) as n`);
+  return row!.n;
+}
+
+const watermarks = async () =>
+  Object.fromEntries(
+    (
+      await database.sql<
+        { name: string; at: Date }[]
+      >`select name, obs.tier_watermark(name) as at from obs.tier`
+    ).map((row) => [row.name, row.at]),
+  );
+
+describe.skipIf(!isApache)(apacheOnly('workers that roll up at once'), () => {
+  test('give each bucket once', async () => {
+    const run = async () => {
+      for (const tier of tiers)
+        while ((await worker<{ more: boolean }[]>`select job.refresh_tier(${tier}) as more`)[0]?.more);
+    };
+    await Promise.all([run(), run(), run(), run()]);
+    for (const tier of tiers) {
+      const [twice] = await database.sql.unsafe(
+        `select count(*)::int as n from (select from obs.sample_${tier}_rolled group by series_id, bucket having count(*) > 1) x`,
+      );
+      expect(twice!.n, tier).toBe(0);
+      expect(await differences(tier), tier).toBe(0);
+    }
+  });
+
+  test('a worker that is cut off half-way leaves nothing half done', async () => {
+    await database.sql`truncate obs.sample_5m_rolled`;
+    await database.sql`update obs.tier set watermark = '-infinity' where name = '5m'`;
+    const { workerDatabaseUrl } = parseConfig({ DATABASE_URL: database.url, JWT_SECRET: jwtSecret });
+    const victim = connectSession(workerDatabaseUrl, { name: 'test-victim' });
+    const [{ pid }] = await victim.statement((sql) => sql<[{ pid: number }]>`select pg_backend_pid() as pid`);
+    const step = victim.transaction(async (sql) => {
+      await sql`select job.refresh_tier('5m')`;
+      await sql`select pg_sleep(10)`;
+    });
+    const cut = expect(step).rejects.toThrow();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await database.sql`select pg_terminate_backend(${pid})`;
+    await cut;
+    await victim.end();
+    expect((await database.sql`select count(*)::int as n from obs.sample_5m_rolled`)[0]?.n).toBe(0);
+    expect(await differences('5m')).toBe(0);
+    await rollUp(database.sql);
+    expect(await differences('5m')).toBe(0);
+  });
+
+  test('a clock that is an hour late, or early, moves no watermark back and loses nothing', async () => {
+    const before = await watermarks();
+    for (const shift of ["- interval '1 hour'", "+ interval '1 hour'"]) {
+      for (const tier of tiers)
+        await database.sql.unsafe(`select job.refresh_tier('${tier}', now() ${shift})`);
+      const after = await watermarks();
+      for (const tier of tiers)
+        expect(after[tier]!.getTime()).toBeGreaterThanOrEqual(before[tier]!.getTime());
+    }
+    // Rolled up beyond now: what comes for that time is late, though it is new.
+    await database.sql.begin(async (sql) => {
+      await sql`insert into obs.sample values (now() + interval '1 minute', ${seriesIds[0]!}, 5)`;
+      await sql`select api.mark_late(array[${orgId}]::int[], array[now() + interval '1 minute'], array[now() + interval '2 minutes'])`;
+    });
+    expect((await database.sql`select count(*)::int as n from obs.dirty_range`)[0]?.n).toBe(1);
+    await rollUp(database.sql);
+    for (const tier of tiers) expect(await differences(tier), tier).toBe(0);
+  });
+});
+
+test('what is rolled up equals what raw samples give', async () => {
+  await rollUp(database.sql);
+  for (const tier of tiers) expect(await differences(tier), tier).toBe(0);
+});
+
+test('only times that may have been rolled up are marked, and of the org that sent them', async () => {
+  const { sql } = database;
+  await sql`select api.mark_late(
+    array[${orgId}, ${orgId}, ${orgId}, ${orgId}]::int[],
+    array[now() - interval '2 days', now() - interval '2 days' + interval '5 minutes', now() - interval '1 hour', now() - interval '1 minute'],
+    array[now() - interval '2 days' + interval '5 minutes', now() - interval '2 days' + interval '10 minutes', now() - interval '55 minutes', now() + interval '4 minutes'])`;
+  const ranges =
+    await sql`select org_id, ends_at - starts_at as length from obs.dirty_range order by starts_at`;
+  expect(ranges.map((range) => [range.org_id, range.length])).toEqual(
+    isApache && (await watermarks())['5m']!.getTime() > Date.now()
+      ? [
+          [orgId, '00:10:00'],
+          [orgId, '00:05:00'],
+          [orgId, '00:05:00'],
+        ]
+      : [
+          [orgId, '00:10:00'],
+          [orgId, '00:05:00'],
+        ],
+  );
+  await rollUp(sql);
+  expect(await sql`select from obs.dirty_range`).toHaveLength(0);
+});
+
+test('a refresh never reaches past the raw samples: the tier keeps what it has', async () => {
+  const { sql } = database;
+  const [{ n: before }] = await sql<
+    [{ n: number }]
+  >`select count(*)::int as n from obs.sample_1h where bucket < now() - interval '6 days'`;
+  expect(before).toBeGreaterThan(100);
+  await sql`update obs.retention set keep = interval '5 days' where table_name = 'sample'`;
+  await sql`select drop_chunks('obs.sample', older_than => now() - interval '5 days')`;
+  await sql`insert into obs.dirty_range (org_id, starts_at, ends_at) values (${orgId}, now() - interval '10 days', now() - interval '3 days')`;
+  await rollUp(sql);
+  const [{ n: after }] = await sql<
+    [{ n: number }]
+  >`select count(*)::int as n from obs.sample_1h where bucket < now() - interval '6 days'`;
+  expect(after).toBe(before);
+  for (const tier of ['5m', '1h'])
+    expect(await differences(tier, "time_bucket('1 day', now() - interval '3 days')"), tier).toBe(0);
+  const [answer] = await sql<[{ json: { resolution: string; series: { points: unknown[] }[] } }]>`
+    select api.query_metrics(${orgId}, 'a', time_bucket('1 day', now() - interval '9 days'), time_bucket('1 day', now() - interval '6 days'),
+      'count', '1h', null, '{}', '{}', 'none', 'UTC', 1000, 'points')::json as json`;
+  expect([answer.json.resolution, answer.json.series[0]!.points.length]).toEqual(['1h', 72]);
+});
+
+test.skipIf(!isApache)(
+  apacheOnly('expired chunks are dropped, but no raw sample that is not rolled up'),
+  async () => {
+    const { sql } = database;
+    await sql`update obs.retention set keep = interval '2 days' where table_name in ('sample', 'sample_5m')`;
+    await sql`update obs.tier set watermark = now() - interval '4 days' where name = '1d'`;
+    const oldest = async () =>
+      (await sql<[{ at: Date }]>`select min(time) as at from obs.sample`)[0].at.getTime();
+    await worker`select job.drop_expired()`;
+    expect(await oldest()).toBeLessThan(Date.now() - 3.9 * 86_400_000);
+    await sql`update obs.tier set watermark = (select watermark from obs.tier where name = '1h') where name = '1d'`;
+    await worker`select job.drop_expired()`;
+    expect(await oldest()).toBeGreaterThan(Date.now() - 3.1 * 86_400_000);
+    expect((await worker`select job.drop_expired() as n`)[0]?.n).toBe(0);
+  },
+);

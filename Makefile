@@ -7,41 +7,41 @@ run := npm run --silent
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: node_modules ## Start database, API and worker in the background; print the URL, a token and what to try
+up: node_modules/.package-lock.json ## Start database, API and worker in the background; print the URL, a token and what to try
 	@$(run) up
 
-down: node_modules ## Stop API, worker and the database that make up started; data stays
+down: node_modules/.package-lock.json ## Stop API, worker and the database that make up started; data stays
 	@$(run) down
 
 logs: ## Follow the logs of API and worker
 	@mkdir -p .data/logs && touch .data/logs/api.log .data/logs/worker.log && tail -n 50 -F .data/logs/api.log .data/logs/worker.log
 
-test: node_modules ## Run the tests (DATABASE_URL=… to run them on another server)
+test: node_modules/.package-lock.json ## Run the tests (DATABASE_URL=… to run them on another server)
 	@$(run) test
 
-soak: node_modules ## Run the fault and load tests at full length
+soak: node_modules/.package-lock.json ## Run the fault and load tests at full length
 	@$(run) soak
 
-check: node_modules ## Types, lint, SQL functions, openapi.json, compose.yaml
+check: node_modules/.package-lock.json ## Types, lint, SQL functions, openapi.json, compose.yaml
 	@$(run) check
 
-openapi: node_modules ## Rewrite openapi.json from the routes, and format the code
+openapi: node_modules/.package-lock.json ## Rewrite openapi.json from the routes, and format the code
 	@$(run) check -- --update
 
-bench: node_modules ## Measure ingest and queries (ARGS="--peers" adds InfluxDB and VictoriaMetrics)
+bench: node_modules/.package-lock.json ## Measure ingest and queries (ARGS="--peers" adds InfluxDB and VictoriaMetrics)
 	@$(run) bench -- $(ARGS)
 
-migrate: node_modules ## Bring the database up to date
+migrate: node_modules/.package-lock.json ## Bring the database up to date
 	@$(run) migrate
 
-token: node_modules ## Print a token: make token ORG=acme ROLE=viewer|ingest|operator|admin TTL=24h
+token: node_modules/.package-lock.json ## Print a token: make token ORG=acme ROLE=viewer|ingest|operator|admin TTL=24h
 	@$(run) token -- --org "$(ORG)" --role "$(ROLE)" --ttl "$(TTL)"
 
-psql: node_modules ## Open psql on the database, or run one command: make psql SQL="select 1"
+psql: node_modules/.package-lock.json ## Open psql on the database, or run one command: make psql SQL="select 1"
 	@$(run) psql
 
-node_modules: package.json package-lock.json
+node_modules/.package-lock.json: package.json package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or later (https://nodejs.org) first."; exit 1; }
 	@echo "- Installing packages"
 	@npm ci --no-audit --no-fund --loglevel=error >/dev/null
-	@touch node_modules
+	@touch $@

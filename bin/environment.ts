@@ -9,6 +9,7 @@ import {
   mkdirSync,
   openSync,
   readFileSync,
+  readlinkSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
@@ -20,10 +21,14 @@ const envFile = path.join(checkoutFolder, '.env');
 
 /** Reads .env, and gives it a random JWT_SECRET if no key is configured. What is set already wins over the file. */
 export function loadEnvironment(): void {
-  if (existsSync(envFile)) process.loadEnvFile(envFile);
+  const text = existsSync(envFile) ? readFileSync(envFile, 'utf8') : '';
+  // An empty variable is an absent one, and must not hide the file's.
+  for (const name of ['JWT_SECRET', 'JWT_JWKS_URL', 'DATABASE_URL'])
+    if (process.env[name] === '') delete process.env[name];
+  if (text) process.loadEnvFile(envFile);
   if (process.env.JWT_SECRET || process.env.JWT_JWKS_URL) return;
   const secret = randomBytes(32).toString('hex');
-  appendFileSync(envFile, `JWT_SECRET=${secret}\n`);
+  appendFileSync(envFile, `${text && !text.endsWith('\n') ? '\n' : ''}JWT_SECRET=${secret}\n`);
   chmodSync(envFile, 0o600);
   process.env.JWT_SECRET = secret;
 }
@@ -54,8 +59,15 @@ export function pidOf(name: ProcessName): number | null {
   if (!existsSync(pidFile(name))) return null;
   const pid = Number(readFileSync(pidFile(name), 'utf8'));
   // The file outlives a killed process, and its number may belong to another by now.
-  const commandLine = `/proc/${pid}/cmdline`;
-  return existsSync(commandLine) && readFileSync(commandLine, 'utf8').includes(processes[name]) ? pid : null;
+  try {
+    if (!existsSync('/proc/self')) return process.kill(pid, 0) ? pid : null;
+    const isOurs =
+      readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')[1] === processes[name] &&
+      readlinkSync(`/proc/${pid}/cwd`) === checkoutFolder;
+    return isOurs ? pid : null;
+  } catch {
+    return null;
+  }
 }
 
 /** Starts a process in the background with its output in .data/logs; does nothing when it runs. */

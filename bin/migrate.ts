@@ -8,6 +8,6 @@ await command(async () => {
   loadEnvironment();
   const database = await findDatabase(console.log);
   const config = parseConfig({ ...process.env, DATABASE_URL: database.url });
-  await migrate(database.url, console.log, config.derivedRoles);
+  await migrate(database.url, console.log, config);
   console.log('The database is up to date.');
 });

@@ -1,4 +1,5 @@
 // make up: database, migration, API and worker in the background; says where they are and what to try.
+import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { migrate } from '../db/migrate.ts';
 import { findDatabase } from '../db/server/find.ts';
@@ -11,13 +12,17 @@ await command(async () => {
   loadEnvironment();
   const database = await findDatabase(step);
   const config = parseConfig({ ...process.env, DATABASE_URL: database.url });
-  const migrated = await migrate(database.url, () => {}, config.derivedRoles);
+  const migrated = await migrate(database.url, () => {}, config);
   step(`TimescaleDB ${migrated.timescaledb} (${migrated.edition} edition, ${database.kind}) is migrated`);
 
   const wasRunning = pidOf('api') !== null;
+  if (!wasRunning && (await isTaken(config))) {
+    throw new Error(`Port ${config.port} is taken by another program: stop it, or set PORT in .env.`);
+  }
   startProcess('api', { DATABASE_URL: database.url });
   startProcess('worker', { DATABASE_URL: database.url });
-  const url = `http://localhost:${config.port}`;
+  const host = config.host && !['0.0.0.0', '::'].includes(config.host) ? config.host : 'localhost';
+  const url = `http://${host}:${config.port}`;
   await untilReady(url);
   step(
     wasRunning ? 'API and worker are running already (make down stops them)' : 'API and worker are running',
@@ -41,6 +46,14 @@ ${token ? tryThis(url, token, config) : 'Tokens come from the issuer behind JWT_
 
 function step(line: string) {
   console.log(`- ${line}`);
+}
+
+function isTaken(config: Config): Promise<boolean> {
+  return new Promise((resolve) => {
+    const probe = net.createServer();
+    probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'EADDRINUSE'));
+    probe.listen(config.port, config.host, () => probe.close(() => resolve(false)));
+  });
 }
 
 async function untilReady(url: string) {

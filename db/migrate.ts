@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { resolveBinary } from 'dbmate';
 import { Logger, runMigrations } from 'graphile-worker';
-import { type LoginRole, rolePassword } from '../src/config.ts';
+import { type LoginRole, rolePassword, roleUrl } from '../src/config.ts';
 import { connect, type Sql } from '../src/db.ts';
 
 export type Edition = 'apache' | 'community';
@@ -17,16 +17,23 @@ export interface Migrated {
   postgresql: string;
 }
 
+export interface MigrateOptions {
+  /** Login roles that get the password derived from the owner's (see rolePassword): those without a URL of their own. */
+  derivedRoles: readonly LoginRole[];
+  queueDatabaseUrl: string;
+}
+
 /**
  * Migrates the database at databaseUrl, whose user must own it (or be a superuser). Waits for a migration that
  * another process is running. Throws with the failing statement's message; then functions are as they were.
- * derivedRoles: login roles that get the password derived from the owner's (see rolePassword); not those whose
- * own URL is configured.
  */
 export async function migrate(
   databaseUrl: string,
   log: (line: string) => void = () => {},
-  derivedRoles: readonly LoginRole[] = ['obs_api', 'obs_worker', 'obs_queue'],
+  { derivedRoles, queueDatabaseUrl }: MigrateOptions = {
+    derivedRoles: ['obs_api', 'obs_worker', 'obs_queue'],
+    queueDatabaseUrl: roleUrl(databaseUrl, 'obs_queue'),
+  },
 ): Promise<Migrated> {
   const sql = connect(databaseUrl, { name: 'obs-migrate', max: 1 });
   try {
@@ -36,7 +43,7 @@ export async function migrate(
     log(`TimescaleDB ${found.timescaledb} (${found.edition}) on PostgreSQL ${found.postgresql}`);
     runDbmate(databaseUrl, found.edition, log);
     for (const role of derivedRoles) await setPassword(sql, databaseUrl, role);
-    await migrateQueue(sql, databaseUrl);
+    await migrateQueue(sql, queueDatabaseUrl);
     await replaceFunctions(sql);
     return found;
   } finally {
@@ -96,15 +103,15 @@ async function setPassword(sql: Sql, databaseUrl: string, role: LoginRole) {
   });
 }
 
-async function migrateQueue(sql: Sql, databaseUrl: string) {
+async function migrateQueue(sql: Sql, queueDatabaseUrl: string) {
   // Its installer says "create schema if not exists", which wants the right to create even where it exists.
   const [{ name } = { name: '' }] = await sql<{ name: string }[]>`select current_database() as name`;
   await sql`grant create on database ${sql(name)} to obs_queue`;
-  const url = new URL(databaseUrl);
-  url.username = 'obs_queue';
-  url.password = rolePassword(databaseUrl, 'obs_queue') ?? '';
-  await runMigrations({ connectionString: url.href, logger: new Logger(() => () => {}) });
-  await sql`revoke create on database ${sql(name)} from obs_queue`;
+  try {
+    await runMigrations({ connectionString: queueDatabaseUrl, logger: new Logger(() => () => {}) });
+  } finally {
+    await sql`revoke create on database ${sql(name)} from obs_queue`;
+  }
 }
 
 async function replaceFunctions(sql: Sql) {

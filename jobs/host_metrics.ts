@@ -12,16 +12,16 @@ export function hostMetricsTask(host: string): string {
   return `host_metrics:${host}`;
 }
 
-/** The next multiple of the interval, so that the times do not drift with how long a run takes. */
-export function nextSlot(now: number): Date {
-  return new Date((Math.floor(now / intervalMs) + 1) * intervalMs);
-}
-
 export function recordHostMetrics({ sql, org, host }: { sql: Sql; org: string; host: string }): Task {
   return async (_payload, helpers) => {
     const task = hostMetricsTask(host);
     // First, so that a failure below costs one observation and not all that follow.
-    await helpers.addJob(task, {}, { jobKey: task, runAt: nextSlot(Date.now()), maxAttempts: 1 });
+    // By the database's clock, which is also what says when a job is due.
+    await helpers.query(
+      `select graphile_worker.add_job($1, '{}'::json, job_key => $1, max_attempts => 1,
+         run_at => to_timestamp((floor(extract(epoch from now()) / $2::int) + 1) * $2::int))`,
+      [task, intervalMs / 1000],
+    );
     const samples = await readHostMetrics(host);
     await sql`select job.record_samples(${org}, ${JSON.stringify(samples)}::text::jsonb)`;
   };

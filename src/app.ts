@@ -4,16 +4,16 @@ import { OpenAPIHono } from '@hono/zod-openapi';
 import { compress } from 'hono/compress';
 import { HTTPException } from 'hono/http-exception';
 import { routePath } from 'hono/route';
+import { timeout } from 'hono/timeout';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import type { Logger } from 'pino';
 import { type AuthEnv, createAuthenticate, requireToken } from './auth.ts';
 import type { Config } from './config.ts';
 import type { Session, Sql } from './db.ts';
-import { Problem, titles, toProblem } from './errors.ts';
+import { Problem, titles, toProblem, unavailable } from './errors.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
 import { type Committer, createCommitter } from './ingest/commit.ts';
 import { createSeriesCache } from './ingest/series.ts';
-import { limitBody } from './request.ts';
 import { addDocs } from './routes/docs.ts';
 import { healthRoutes } from './routes/health.ts';
 import { metricsRoutes } from './routes/metrics.ts';
@@ -24,6 +24,8 @@ export interface AppOptions {
   log: Logger;
   /** Pool of queries, as role obs_api. */
   sql: Sql;
+  /** A few connections for what must go on when queries fill that pool: org and series ids, health. */
+  controlSql: Sql;
   /** Connections of flushes, as the same role: queries that fill the pool must not hold up ingest. */
   sessions: Session[];
 }
@@ -31,15 +33,18 @@ export interface AppOptions {
 export interface Observability {
   app: OpenAPIHono<AppEnv>;
   committer: Committer;
-  /** From here on /health/ready says that no more requests should be sent. */
+  /** From here on /health/ready says that no more requests should be sent, and each answer ends its connection. */
   startDraining(): void;
+  /** Requests that are not answered yet. */
+  inFlight(): number;
 }
 
 export type AppEnv = AuthEnv & { Variables: { requestId: string } };
 
-export function createApp({ config, log, sql, sessions }: AppOptions): Observability {
+export function createApp({ config, log, sql, controlSql, sessions }: AppOptions): Observability {
   let isDraining = false;
-  const cache = createSeriesCache(sql, config.seriesCacheSize);
+  let inFlight = 0;
+  const cache = createSeriesCache(controlSql, config.seriesCacheSize);
   const committer = createCommitter(sessions, {
     flushSamples: config.flushSamples,
     bufferSamples: config.bufferSamples,
@@ -66,7 +71,12 @@ export function createApp({ config, log, sql, sessions }: AppOptions): Observabi
     // A client that keeps its connection busy would otherwise keep the process from ever stopping.
     if (isDraining) c.header('Connection', 'close');
     const started = performance.now();
-    await next();
+    inFlight++;
+    try {
+      await next();
+    } finally {
+      inFlight--;
+    }
     const seconds = (performance.now() - started) / 1000;
     const { status } = c.res;
     // The pattern, not the path: a metric's labels must not grow with what clients ask for.
@@ -86,11 +96,14 @@ export function createApp({ config, log, sql, sessions }: AppOptions): Observabi
     else log.info(line, 'request');
   });
   app.use(compress({ threshold: 1024 }));
-  app.use(limitBody(config.maxBodyBytes));
 
   app.onError((error, c) => {
     const problem =
-      error instanceof HTTPException ? new Problem(error.status, 'refused', error.message) : toProblem(error);
+      error instanceof HTTPException
+        ? error.status === 503
+          ? unavailable('database_unavailable', error.message)
+          : new Problem(error.status, 'refused', error.message)
+        : toProblem(error);
     return c.json(
       {
         type: 'about:blank',
@@ -119,7 +132,7 @@ export function createApp({ config, log, sql, sessions }: AppOptions): Observabi
   app.route(
     '/',
     healthRoutes({
-      sql,
+      sql: controlSql,
       bufferedSamples: committer.buffered,
       bufferSize: config.bufferSamples,
       isDraining: () => isDraining,
@@ -130,14 +143,20 @@ export function createApp({ config, log, sql, sessions }: AppOptions): Observabi
   );
   addDocs(app);
 
-  app.use('/api/v1/*', requireToken(createAuthenticate(config, sql)));
+  // The database cancels what takes longer than its statement timeout; this is for one that does not answer at all.
+  const deadlineMs = config.statementTimeoutMs + 5_000;
+  app.use(
+    '/api/v1/*',
+    timeout(deadlineMs, () => new HTTPException(503, { message: 'The database does not answer.' })),
+  );
+  app.use('/api/v1/*', requireToken(createAuthenticate(config, controlSql)));
   app.route(
     '/api/v1',
     metricsRoutes({
       sql,
       cache,
       committer,
-      timeBounds: createTimeBounds(sql),
+      timeBounds: createTimeBounds(controlSql),
       maxBodyBytes: config.maxBodyBytes,
     }),
   );
@@ -148,6 +167,7 @@ export function createApp({ config, log, sql, sessions }: AppOptions): Observabi
     startDraining() {
       isDraining = true;
     },
+    inFlight: () => inFlight,
   };
 }
 

@@ -84,8 +84,22 @@ export function createAuthenticate(config: Config, sql: Sql): Authenticate {
       'ES384',
       'ES512',
       'EdDSA',
+      'Ed25519',
     ];
-    return (await jwtVerify(token, keySet!, { ...options, algorithms })).payload;
+    try {
+      return (await jwtVerify(token, keySet!, { ...options, algorithms })).payload;
+    } catch (error) {
+      if (!(error instanceof joseErrors.JWKSMultipleMatchingKeys)) throw error;
+      // A token that does not name its key, and a set that has several of its kind.
+      for await (const key of error) {
+        try {
+          return (await jwtVerify(token, key, { ...options, algorithms })).payload;
+        } catch (failure) {
+          if (!(failure instanceof joseErrors.JWSSignatureVerificationFailed)) throw failure;
+        }
+      }
+      throw new joseErrors.JWSSignatureVerificationFailed();
+    }
   }
 
   async function orgIdOf(org: string): Promise<number> {

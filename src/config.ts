@@ -161,7 +161,8 @@ export function rolePassword(databaseUrl: string, role: LoginRole): string | und
     : undefined;
 }
 
-function roleUrl(databaseUrl: string, role: LoginRole): string {
+/** URL of a database for one of the login roles, with its derived password. */
+export function roleUrl(databaseUrl: string, role: LoginRole): string {
   const url = new URL(databaseUrl);
   url.username = role;
   url.password = rolePassword(databaseUrl, role) ?? '';

@@ -24,6 +24,11 @@ export function connect(url: string, options: DatabaseOptions): Sql {
   return open(url, options, () => {});
 }
 
+/** A PostgreSQL array as text, to be cast: `${arrayLiteral(names)}::text::text[]`. */
+export function arrayLiteral(values: readonly (string | number)[]): string {
+  return `{${values.map((value) => (typeof value === 'number' ? value : `"${value.replace(/[\\"]/g, '\\$&')}"`)).join(',')}}`;
+}
+
 /** One connection, for one piece of work at a time, that ends right even when it is lost in the middle. */
 export interface Session {
   /** Runs a statement of its own. */
@@ -40,12 +45,33 @@ export function connectSession(url: string, options: Omit<DatabaseOptions, 'max'
   // Counts sockets opened and closed. postgres.js's own transactions do not notice that theirs is gone: what they
   // send next goes to the connection that took its place, outside any transaction, or crashes the process.
   let epoch = 0;
+  let isConnected = false;
   const openOne = () =>
     open(url, { ...options, max: 1 }, (socket) => {
       epoch++;
-      socket.once('close', () => epoch++);
+      socket.once('close', () => {
+        epoch++;
+        isConnected = false;
+      });
     });
   let sql = openOne();
+  const deadlineMs = (options.statementTimeoutMs ?? 60_000) * 4 + 5_000;
+
+  // For a database that falls silent: the statement timeout is its own to keep, this one is ours.
+  async function withDeadline<T>(work: Promise<T>): Promise<T> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        renew();
+        reject(Object.assign(new Error('the database does not answer'), { code: 'CONNECTION_CLOSED' }));
+      }, deadlineMs);
+    });
+    try {
+      return await Promise.race([work, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
 
   // After a loss postgres.js reports the old connection's last error for the new one's first statement, or waits
   // for ever: a new pool begins with a clean slate.
@@ -54,7 +80,7 @@ export function connectSession(url: string, options: Omit<DatabaseOptions, 'max'
     sql = openOne();
   }
 
-  async function statement<T>(work: (sql: Queryable) => Promise<T>): Promise<T> {
+  async function statement<T>(work: (sql: Queryable) => Promise<T>) {
     try {
       return await work(sql);
     } catch (error) {
@@ -63,9 +89,12 @@ export function connectSession(url: string, options: Omit<DatabaseOptions, 'max'
     }
   }
 
-  async function transaction<T>(work: (sql: Queryable) => Promise<T>): Promise<T> {
+  async function transaction<T>(work: (sql: Queryable) => Promise<T>) {
     let begun = Number.NaN;
     try {
+      // A reservation that has to connect first would wait for ever (without fetch_types).
+      if (!isConnected) await sql`select 1`;
+      isConnected = true;
       const reserved = await sql.reserve();
       begun = epoch;
       const guarded = ((...query: Parameters<Sql>) => {
@@ -93,7 +122,11 @@ export function connectSession(url: string, options: Omit<DatabaseOptions, 'max'
     }
   }
 
-  return { statement, transaction, end: () => sql.end({ timeout: 5 }) };
+  return {
+    statement: (work) => withDeadline(statement(work)),
+    transaction: (work) => withDeadline(transaction(work)),
+    end: () => sql.end({ timeout: 5 }),
+  };
 }
 
 function open(url: string, options: DatabaseOptions, onSocket: (socket: net.Socket) => void): Sql {
@@ -113,6 +146,9 @@ function open(url: string, options: DatabaseOptions, onSocket: (socket: net.Sock
       ...(options.statementTimeoutMs ? { statement_timeout: options.statementTimeoutMs } : {}),
     },
     onnotice: () => {},
+    // An error in answer to the look-up of array types would end the process: postgres.js leaves it unhandled.
+    // Arrays are passed as text (arrayLiteral) and answered as JSON instead.
+    fetch_types: false,
     // Opened here and returned unconnected: Node queues what is written meanwhile, and postgres.js sees a failure to
     // connect as an 'error' event. (Were it to be rejected, the pool would count it as connecting for ever.)
     socket: () => {

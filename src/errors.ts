@@ -93,7 +93,8 @@ export function isConnectionError(error: unknown): boolean {
   return connectionCodes.has(code) || /^(08...|57P0.)$/.test(code);
 }
 
-function codeOf(error: unknown): string {
+/** SQLSTATE, or the code of a Node error; '' for none. */
+export function codeOf(error: unknown): string {
   const code = (error as { code?: unknown } | null)?.code;
   return typeof code === 'string' ? code : '';
 }
@@ -117,7 +118,7 @@ export function toProblem(error: unknown): Problem {
     return new Problem(409, 'conflict', 'The request conflicts with what is stored.', { cause: error });
   }
   if (code === '42501') return new Problem(403, 'forbidden', 'This is not permitted.', { cause: error });
-  if (/^53...$/.test(code) || code === '40001' || code === '40P01') {
+  if (/^53...$/.test(code) || code === '40001' || code === '40P01' || code === '25006') {
     return unavailable('database_busy', 'The database is busy. Try again shortly.', error);
   }
   if (code === '57014') {

@@ -1,5 +1,6 @@
 // Starts the API; nothing else.
 import type { Server } from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { serve } from '@hono/node-server';
 import { createApp } from './app.ts';
 import { loadConfig } from './config.ts';
@@ -14,13 +15,18 @@ const sql = connect(config.apiDatabaseUrl, {
   max: config.poolSize,
   statementTimeoutMs: config.statementTimeoutMs,
 });
+const controlSql = connect(config.apiDatabaseUrl, {
+  name: 'obs-api-control',
+  max: 3,
+  statementTimeoutMs: config.statementTimeoutMs,
+});
 const sessions = Array.from({ length: config.ingestConnections }, () =>
   connectSession(config.apiDatabaseUrl, {
     name: 'obs-api-ingest',
     statementTimeoutMs: config.statementTimeoutMs,
   }),
 );
-const { app, committer, startDraining } = createApp({ config, log, sql, sessions });
+const { app, committer, startDraining, inFlight } = createApp({ config, log, sql, controlSql, sessions });
 
 // Listens at once: until the database is there requests get 503 and /health/ready says why.
 const server = serve({ fetch: app.fetch, port: config.port, hostname: config.host }, (address) => {
@@ -37,9 +43,20 @@ server.on('error', (error: NodeJS.ErrnoException) => {
 
 onStop(log, config.shutdownTimeoutMs, async () => {
   startDraining();
-  const closed = new Promise((resolve) => server.close(resolve));
-  server.closeIdleConnections();
-  await closed;
+  let isClosed = false;
+  server.close(() => {
+    isClosed = true;
+  });
+  // Connections end with their answer. Those that never asked anything, or stopped half-way, are not waited for.
+  for (let quiet = 0; !isClosed && quiet < 10; quiet = inFlight() === 0 ? quiet + 1 : 0) {
+    server.closeIdleConnections();
+    await sleep(50);
+  }
+  server.closeAllConnections();
   await committer.drain();
-  await Promise.all([sql.end({ timeout: 5 }), ...sessions.map((session) => session.end())]);
+  await Promise.all([
+    sql.end({ timeout: 5 }),
+    controlSql.end({ timeout: 5 }),
+    ...sessions.map((session) => session.end()),
+  ]);
 });

@@ -4,7 +4,6 @@ import { promisify } from 'node:util';
 import zlib from 'node:zlib';
 import { type OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context, Env, Handler, MiddlewareHandler } from 'hono';
-import { bodyLimit } from 'hono/body-limit';
 import { type FieldError, invalid, Problem, problemSchema } from './errors.ts';
 import { formatTimestamp, parseTimestamp } from './timestamp.ts';
 
@@ -18,19 +17,9 @@ function tooLarge(maxBytes: number) {
   return new Problem(413, 'body_too_large', `The body is larger than ${maxBytes} bytes.`);
 }
 
-/** Middleware: bodies of at most maxBytes as they arrive (compressed), or 413. */
-export function limitBody(maxBytes: number) {
-  return bodyLimit({
-    maxSize: maxBytes,
-    onError: () => {
-      throw tooLarge(maxBytes);
-    },
-  });
-}
-
 /** The body's bytes, decompressed; at most maxBytes after that too. */
 export async function readBody(c: Context, maxBytes: number): Promise<Buffer> {
-  const body = Buffer.from(await c.req.arrayBuffer());
+  const body = await readBytes(c, maxBytes);
   const encoding = c.req.header('Content-Encoding')?.trim().toLowerCase();
   if (!encoding || encoding === 'identity') return body;
   const decode = Object.hasOwn(decoders, encoding) ? decoders[encoding] : undefined;
@@ -43,6 +32,26 @@ export async function readBody(c: Context, maxBytes: number): Promise<Buffer> {
   } catch (error) {
     if ((error as { code?: string }).code === 'ERR_BUFFER_TOO_LARGE') throw tooLarge(maxBytes);
     throw invalid([{ path: '', message: `the body is not valid ${encoding}` }]);
+  }
+}
+
+async function readBytes(c: Context, maxBytes: number): Promise<Buffer> {
+  const length = c.req.header('Content-Length');
+  if (length !== undefined && Number(length) > maxBytes) throw tooLarge(maxBytes);
+  try {
+    if (length !== undefined) return Buffer.from(await c.req.arrayBuffer());
+    // Without a length (chunked) there may come more than that, or no end.
+    const chunks: Uint8Array[] = [];
+    let size = 0;
+    for await (const chunk of c.req.raw.body ?? []) {
+      size += chunk.length;
+      if (size > maxBytes) throw tooLarge(maxBytes);
+      chunks.push(chunk);
+    }
+    return Buffer.concat(chunks);
+  } catch (error) {
+    if (error instanceof Problem) throw error;
+    throw new Problem(400, 'body_incomplete', 'The connection ended before the body did.', { cause: error });
   }
 }
 
@@ -63,6 +72,9 @@ export function parseJson(c: Context, body: Buffer): unknown {
   }
 }
 
+// More would help nobody, and a small body could ask for a very large answer.
+const maxErrors = 100;
+
 /** Checks a value against a schema; what is wrong becomes a 400 whose paths begin with prefix ("query"). */
 export function check<Schema extends z.ZodType>(
   schema: Schema,
@@ -78,12 +90,14 @@ export function check<Schema extends z.ZodType>(
       '',
     );
     if (issue.code === 'unrecognized_keys') {
-      return issue.keys.map((key) => ({ path: path ? `${path}.${key}` : key, message: 'unknown field' }));
+      return issue.keys
+        .slice(0, maxErrors)
+        .map((key) => ({ path: path ? `${path}.${key}` : key, message: 'unknown field' }));
     }
     const isMissing = issue.code === 'invalid_type' && issue.message.endsWith('received undefined');
     return [{ path, message: isMissing ? 'is required' : issue.message.replace(/^Invalid \w+: /, '') }];
   });
-  throw invalid(errors);
+  throw invalid(errors.slice(0, maxErrors));
 }
 
 /** Schema of an instant: RFC 3339 text or epoch milliseconds; read as RFC 3339 text in UTC. */

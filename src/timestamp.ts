@@ -7,11 +7,12 @@ const daysInMonth = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 
 /**
  * Microseconds since 1970 of RFC 3339 text (with an offset or Z; digits past the sixth decimal are cut) or of a
- * number of epoch milliseconds. NaN when it is neither, or outside the years 1 to 9999.
+ * number of epoch milliseconds. NaN when it is neither, or not within 285 years of 1970: beyond, a number does not
+ * hold microseconds.
  */
 export function parseTimestamp(value: unknown): number {
   if (typeof value === 'number') {
-    return value > -62_135_596_800_000 && value < 253_402_300_800_000 ? Math.round(value * 1000) : Number.NaN;
+    return inReach(Math.round(value * 1000));
   }
   if (typeof value !== 'string') return Number.NaN;
   const match = pattern.exec(value);
@@ -29,7 +30,11 @@ export function parseTimestamp(value: unknown): number {
   const offset = sign ? (sign === '-' ? -1 : 1) * (Number(offsetHour) * 60 + Number(offsetMinute)) : 0;
   const seconds = (Number(hour) * 60 + Number(minute) - offset) * 60 + Number(second);
   const micros = fraction ? Number(fraction.slice(0, 6).padEnd(6, '0')) : 0;
-  return (midnight / 1000 + seconds) * 1e6 + micros;
+  return inReach((midnight / 1000 + seconds) * 1e6 + micros);
+}
+
+function inReach(micros: number): number {
+  return Number.isSafeInteger(micros) ? micros : Number.NaN;
 }
 
 /** RFC 3339 text in UTC, to the microsecond, of microseconds since 1970. */

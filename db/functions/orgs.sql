@@ -27,7 +27,11 @@ volatile
 security definer
 set search_path = ''
 as $$
-  insert into obs.org (external_id) values (_external_id) on conflict (external_id) do nothing;
+  -- An insert that meets a conflict uses up an id all the same.
+  insert into obs.org (external_id)
+  select _external_id
+  where not exists (select from obs.org where external_id = _external_id)
+  on conflict (external_id) do nothing;
   select id from obs.org where external_id = _external_id;
 $$;
 comment on function job.ensure_org is 'As api.ensure_org, for the worker.';

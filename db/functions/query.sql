@@ -48,7 +48,7 @@ begin
     return query
     select g.group_number, lib.bucket_start(s.time, _window, _timezone, _start),
       case _aggregation
-        when 'stddev' then stddev_samp(s.value) filter (where _aggregation = 'stddev')
+        when 'stddev' then stddev_samp(s.value) filter (where _aggregation = 'stddev' and abs(s.value) < 1e140)
         when 'first' then public.first(s.value, s.time)
         else public.last(s.value, s.time)
       end
@@ -87,7 +87,7 @@ $$;
 comment on function lib.aggregate_samples is
   'Raw samples of the range [_start, _end) aggregated by group and bucket; series _series_ids[i] belongs to group '
   '_group_numbers[i]. Buckets as lib.bucket_start. Samples of a group''s series are pooled; percentiles interpolate '
-  '(percentile_cont), stddev is the sample one (null for one sample). increase: per series the sum of steps between '
+  '(percentile_cont), stddev is the sample one (null for one sample; values past 1e140, whose squares overflow, are left out). increase: per series the sum of steps between '
   'successive samples, a fall counted as a reset to 0 (https://prometheus.io/docs/prometheus/latest/querying/functions/#increase, '
   'without its extrapolation), each step in the bucket of its later sample; null where no step is known. '
   'rate: increase a second of the bucket''s part inside the range. Raises 22003 when a sum overflows float8.';
@@ -121,6 +121,7 @@ declare
   _group_numbers int[];
   _groups jsonb[];
   _tier text;
+  _buckets timestamptz[];
   _result text;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
@@ -152,6 +153,11 @@ begin
   _tier := lib.choose_tier(
     _aggregation, _start, _end, _width, _timezone, cardinality(_series_ids) = cardinality(_groups)
   );
+
+  if _fill <> 'none' and _width is not null then
+    -- One bucket past the limit, to know that there was one.
+    _buckets := array(select lib.list_buckets(_start, _end, _width, _timezone, _limit + 1));
+  end if;
 
   with aggregated as materialized (
     select a.group_number, a.bucket, a.value
@@ -186,14 +192,14 @@ begin
         select g.group_number, b.bucket, a.value, a.bucket is not null as is_known,
           count(a.bucket) over (partition by g.group_number order by b.bucket) as known_before,
           count(a.bucket) over (partition by g.group_number order by b.bucket desc) as known_after
-        from (select distinct group_number from aggregated) as g
-        cross join generate_series(
-          lib.bucket_start(_start, _width, _timezone, _start),
-          -- One bucket past the limit, to know that there was one. The range end is exclusive.
-          least(_end - interval '1 microsecond', _start + _limit * _width),
-          _width,
-          _timezone
-        ) as b (bucket)
+        from (
+          -- No more groups than can be shown.
+          select distinct a.group_number
+          from aggregated a
+          order by a.group_number
+          limit _max_points / least(_limit, cardinality(_buckets)) + 1
+        ) as g
+        cross join unnest(_buckets) as b (bucket)
         left join aggregated a on a.group_number = g.group_number and a.bucket = b.bucket
       ) as k
       window
@@ -214,29 +220,34 @@ begin
     order by r.group_number, r.bucket
     limit _max_points
   ),
+  times as (
+    select distinct k.bucket from kept k where _format = 'columns'
+  ),
+  -- In columns each series has a value, or null, for each time of any: what counts is cells.
+  shown as (
+    select distinct k.group_number
+    from kept k
+    order by k.group_number
+    limit case when _format = 'columns' then greatest(1, _max_points / greatest(1, (select count(*) from times))) end
+  ),
   answered as (
     select
       case _format
         when 'columns' then (
-          with times as (
-            select k.bucket, (extract(epoch from k.bucket) * 1000)::bigint as time_ms from (select distinct bucket from kept) k
-          )
           select format(
             '"times":[%s],"series":[%s]',
-            (select string_agg(t.time_ms::text, ',' order by t.bucket) from times t),
-            (
-              select string_agg(
-                format('{"labels":%s,"values":[%s]}', _groups[s.group_number], s.json_values), ',' order by s.group_number
-              )
-              from (
-                select g.group_number, string_agg(lib.json_number(k.value), ',' order by t.bucket) as json_values
-                from (select distinct group_number from kept) as g
-                cross join times t
-                left join kept k on k.group_number = g.group_number and k.bucket = t.bucket
-                group by g.group_number
-              ) as s
+            (select string_agg((extract(epoch from t.bucket) * 1000)::bigint::text, ',' order by t.bucket) from times t),
+            string_agg(
+              format('{"labels":%s,"values":[%s]}', _groups[s.group_number], s.json_values), ',' order by s.group_number
             )
           )
+          from (
+            select g.group_number, string_agg(lib.json_number(k.value), ',' order by t.bucket) as json_values
+            from shown g
+            cross join times t
+            left join kept k on k.group_number = g.group_number and k.bucket = t.bucket
+            group by g.group_number
+          ) as s
         )
         else (
           select format(
@@ -256,7 +267,8 @@ begin
           ) as s
         )
       end as json_series,
-      (select count(*) from filled) > (select count(*) from kept) as is_truncated
+      (select count(*) from filled) > (select count(*) from kept)
+        or (select count(distinct group_number) from kept) > (select count(*) from shown) as is_truncated
   )
   select format(
     '{"metric_name":%s,"aggregation":%s,"time_window":%s,"resolution":%s,%s,"truncated":%s}',

@@ -79,6 +79,57 @@ end
 $$;
 comment on function api.ensure_series is 'lib.ensure_series for one org.';
 
+create function lib.seen_at(_series_ids int[], _is_last boolean)
+returns table (series_id int, seen_at timestamptz)
+language plpgsql
+stable
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+declare
+  _pending int[] := _series_ids;
+  _found_ids int[];
+  _found_times timestamptz[];
+  _chunk record;
+begin
+  -- Chunk by chunk from the end that is asked for, one step down its index for each series not found yet: a query
+  -- over all chunks at once would open every one of them for every series.
+  for _chunk in
+    select c.range_start, c.range_end
+    from timescaledb_information.chunks c
+    where c.hypertable_schema = 'obs' and c.hypertable_name = 'sample'
+    order by case when _is_last then -1 else 1 end * extract(epoch from c.range_start)
+  loop
+    exit when cardinality(_pending) = 0;
+    if _is_last then
+      select array_agg(p.id), array_agg(m.time)
+      into _found_ids, _found_times
+      from unnest(_pending) as p (id)
+      cross join lateral (
+        select s.time from obs.sample s
+        where s.series_id = p.id and s.time >= _chunk.range_start and s.time < _chunk.range_end
+        order by s.time desc
+        limit 1
+      ) as m;
+    else
+      select array_agg(p.id), array_agg(m.time)
+      into _found_ids, _found_times
+      from unnest(_pending) as p (id)
+      cross join lateral (
+        select s.time from obs.sample s
+        where s.series_id = p.id and s.time >= _chunk.range_start and s.time < _chunk.range_end
+        order by s.time
+        limit 1
+      ) as m;
+    end if;
+    continue when _found_ids is null;
+    return query select * from unnest(_found_ids, _found_times);
+    _pending := array(select unnest(_pending) except select unnest(_found_ids));
+  end loop;
+end
+$$;
+comment on function lib.seen_at is 'Time of the last, or first, stored sample of each series; no row for one without samples.';
+
 create function api.list_metrics(_org_id int, _q text, _service_name text, _after text, _limit int)
 returns table (name text, series_count int, first_seen timestamptz, last_seen timestamptz)
 language plpgsql
@@ -100,19 +151,22 @@ begin
     group by s.name
     order by s.name
     limit _limit
+  ),
+  members as materialized (
+    select p.name, m.id from page p cross join unnest(p.ids) as m (id)
+  ),
+  oldest as materialized (
+    select * from lib.seen_at(array(select m.id from members m), false)
+  ),
+  newest as materialized (
+    select * from lib.seen_at(array(select m.id from members m), true)
   )
-  select p.name, cardinality(p.ids), min(oldest.time), max(newest.time)
-  from page p
-  cross join lateral unnest(p.ids) as id
-  -- One step down the index a series and chunk, from each end, until a chunk has a sample.
-  left join lateral (
-    select m.time from obs.sample m where m.series_id = id order by m.time limit 1
-  ) as oldest on true
-  left join lateral (
-    select m.time from obs.sample m where m.series_id = id order by m.time desc limit 1
-  ) as newest on true
-  group by p.name, p.ids
-  order by p.name;
+  select m.name, count(*)::int, min(o.seen_at), max(n.seen_at)
+  from members m
+  left join oldest o on o.series_id = m.id
+  left join newest n on n.series_id = m.id
+  group by m.name
+  order by m.name;
 end
 $$;
 comment on function api.list_metrics is

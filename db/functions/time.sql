@@ -1,4 +1,22 @@
--- These two are inlined into the query that calls them, which a "set search_path" would prevent.
+-- Helpers in plain SQL are inlined into the query that calls them, which a "set search_path" would prevent.
+
+create function lib.local_instant(_local timestamp, _timezone text)
+returns timestamptz
+language sql
+immutable
+parallel safe
+as $$
+  select case
+    when ((_local at time zone _timezone) - interval '1 hour') at time zone _timezone = _local
+      then (_local at time zone _timezone) - interval '1 hour'
+    when ((_local at time zone _timezone) - interval '30 minutes') at time zone _timezone = _local
+      then (_local at time zone _timezone) - interval '30 minutes'
+    else _local at time zone _timezone
+  end
+$$;
+comment on function lib.local_instant(timestamp, text) is
+  'The first instant that a clock in _timezone reads _local. PostgreSQL''s own conversion takes the second where the clocks '
+  'went back, by an hour or on Lord Howe Island by half of one.';
 
 create function lib.bucket_start(_time timestamptz, _window interval, _timezone text, _range_start timestamptz)
 returns timestamptz
@@ -13,7 +31,7 @@ as $$
     -- clock readings would merge the two hours that share a reading when summer time ends.
     when _window <= interval '1 hour'
       then public.time_bucket(_window, _time, origin => timestamp '2000-01-03' at time zone _timezone)
-    else public.time_bucket(_window, _time, _timezone)
+    else lib.local_instant(public.time_bucket(_window, _time at time zone _timezone), _timezone)
   end
 $$;
 comment on function lib.bucket_start(timestamptz, interval, text, timestamptz) is
@@ -29,11 +47,35 @@ as $$
   select case
     when _window is null then _range_end
     when _timezone = 'UTC' or _window <= interval '1 hour' then _bucket + _window
-    else (_bucket at time zone _timezone + _window) at time zone _timezone
+    else lib.local_instant(public.time_bucket(_window, _bucket at time zone _timezone) + _window, _timezone)
   end
 $$;
 comment on function lib.bucket_end(timestamptz, interval, text, timestamptz) is
   'Exclusive end of a bucket of lib.bucket_start; a local day is 23 or 25 hours long when the clocks change.';
+
+create function lib.list_buckets(
+  _start timestamptz,
+  _end timestamptz,
+  _window interval,
+  _timezone text,
+  _limit int
+)
+returns setof timestamptz
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  _bucket timestamptz := lib.bucket_start(_start, _window, _timezone, _start);
+begin
+  for i in 1.._limit loop
+    exit when _bucket >= _end;
+    return next _bucket;
+    _bucket := lib.bucket_end(_bucket, _window, _timezone, _end);
+  end loop;
+end
+$$;
+comment on function lib.list_buckets is 'The starts of the buckets that [_start, _end) touches, at most _limit of them.';
 
 create function lib.rfc3339(_time timestamptz)
 returns text
@@ -83,9 +125,9 @@ parallel safe
 as $$
   select case _aggregation
     when 'increase' then _increase
-    else _increase / extract(epoch from
+    else _increase / nullif(extract(epoch from
       least(lib.bucket_end(_bucket, _window, _timezone, _end), _end) - greatest(_bucket, _start)
-    )::float8
+    ), 0)::float8
   end
 $$;
 comment on function lib.per_second is 'For rate an increase divided by the seconds of the bucket''s part inside the range; for increase as it is.';

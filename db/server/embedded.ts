@@ -158,8 +158,8 @@ function retryOnce(command: string, args: string[], env = process.env) {
   }
 }
 
-// Another checkout may be unpacking the same runtime. The lock is a folder, which only one can make.
-async function withLock(folder: string, work: () => Promise<void>) {
+// Another process may be at the same work. The lock is a folder, which only one can make.
+async function withLock<T>(folder: string, work: () => Promise<T>): Promise<T> {
   const deadline = Date.now() + 300_000;
   for (;;) {
     try {
@@ -175,7 +175,7 @@ async function withLock(folder: string, work: () => Promise<void>) {
     }
   }
   try {
-    await work();
+    return await work();
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -221,8 +221,16 @@ export async function startEmbedded(
 ): Promise<EmbeddedServer> {
   await ensureRuntime(log);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  await initialise(folder, log);
-  const password = readFileSync(path.join(folder, 'password'), 'utf8').trim();
+  return await withLock(path.join(folder, 'lock'), () => startLocked(folder, log, settings));
+}
+
+async function startLocked(
+  folder: string,
+  log: Log,
+  settings: Record<string, string>,
+): Promise<EmbeddedServer> {
+  initialise(folder, log);
+  const password = readFileSync(path.join(folder, 'pg/password'), 'utf8').trim();
   const running = embeddedPid(folder);
   if (running) {
     const port = Number(readFileSync(path.join(folder, 'pg/postmaster.pid'), 'utf8').split('\n')[3]);
@@ -252,24 +260,29 @@ export async function startEmbedded(
   return { url: serverUrl(password, port), pid: embeddedPid(folder)! };
 }
 
-async function initialise(folder: string, log: Log) {
-  if (existsSync(path.join(folder, 'pg/PG_VERSION')) && existsSync(path.join(folder, 'password'))) return;
+function initialise(folder: string, log: Log) {
+  const data = path.join(folder, 'pg');
+  if (existsSync(path.join(data, 'password'))) return;
+  if (existsSync(data))
+    throw new Error(`${data} is not complete: its file "password" is missing. Nothing was changed.`);
   log('Making the database');
-  rmSync(path.join(folder, 'pg'), { recursive: true, force: true });
-  const password = randomBytes(24).toString('hex');
-  writeFileSync(path.join(folder, 'password'), `${password}\n`, { mode: 0o600 });
+  // Made beside its place and renamed when complete: a run that was interrupted half-way starts over.
+  const unfinished = path.join(folder, 'pg.new');
+  const passwordFile = path.join(folder, 'password.new');
+  rmSync(unfinished, { recursive: true, force: true });
+  writeFileSync(passwordFile, `${randomBytes(24).toString('hex')}\n`, { mode: 0o600 });
   const made = spawnSync(
     'bwrap',
     sandbox(runtimeFolder, folder, [
-      ...['initdb', '--pgdata=/data/pg.new', '--username=postgres', '--pwfile=/data/password'],
+      ...['initdb', '--pgdata=/data/pg.new', '--username=postgres', '--pwfile=/data/password.new'],
       ...['--auth=scram-sha-256', '--encoding=UTF8', '--locale=C.UTF-8'],
     ]),
     { encoding: 'utf8' },
   );
   if (made.status !== 0) throw new Error(`initdb failed: ${made.stderr.trim()}`);
-  appendFileSync(path.join(folder, 'pg.new/postgresql.conf'), serverSettings());
-  // Renamed when complete: a run that was interrupted half-way starts over.
-  renameSync(path.join(folder, 'pg.new'), path.join(folder, 'pg'));
+  appendFileSync(path.join(unfinished, 'postgresql.conf'), serverSettings());
+  renameSync(passwordFile, path.join(unfinished, 'password'));
+  renameSync(unfinished, data);
 }
 
 function serverSettings(): string {

@@ -27,7 +27,8 @@ export function createTimeBounds(sql: Sql): () => Promise<TimeBounds> {
     if (performance.now() - readAt > refreshMs) {
       reading ??= read();
       // An old figure will do while the database is away; only the first has to be there.
-      await (readAt === Number.NEGATIVE_INFINITY ? reading : reading.catch(() => {}));
+      if (readAt === Number.NEGATIVE_INFINITY) await reading;
+      else reading.catch(() => {});
     }
     const now = Date.now() * 1000;
     return { min: now - maxAgeMicros, max: now + dayMicros };

@@ -1,7 +1,7 @@
 // Group commit: while one flush is under way the next gathers. There is no timer: an idle service writes at
 // once, a busy one in large flushes. A request is answered after its transaction has committed.
-import type { Queryable, Session } from '../db.ts';
-import { Problem, toProblem, unavailable } from '../errors.ts';
+import { arrayLiteral, type Queryable, type Session } from '../db.ts';
+import { codeOf, Problem, toProblem, unavailable } from '../errors.ts';
 import { formatTimestamp } from '../timestamp.ts';
 import { encodeCopy, type Samples } from './samples.ts';
 
@@ -99,7 +99,7 @@ export function createCommitter(sessions: readonly Session[], options: Committer
       return countSamples(claimed(batch, verdicts));
     } catch (error) {
       if (batch.length === 1 || !isFaultOfOne(error)) {
-        for (const pending of batch) pending.reject(toProblem(error));
+        for (const pending of batch) pending.reject(toIngestProblem(error));
         return 0;
       }
       // What one request does wrong must not fail those that happened to share its flush.
@@ -115,8 +115,8 @@ export function createCommitter(sessions: readonly Session[], options: Committer
       try {
         return await copy(session, batch, isKeyed);
       } catch (error) {
-        if (batch.length > 1 || !isFaultOfOne(error)) throw error;
         // postgres.js does not hand out the error of a COPY that fails at its end; the insert gives the reason.
+        if (codeOf(error) !== '25P02') throw error;
       }
     }
     if (!isKeyed) {
@@ -145,7 +145,7 @@ export function createCommitter(sessions: readonly Session[], options: Committer
       // The stream's own 'finish' proves nothing: after an error at the end of the COPY postgres.js emits it with
       // the next statement's success, or never. In a transaction that has failed this statement fails too.
       const times = touchedTimes(claimed(batch, verdicts));
-      await transaction`select api.mark_late(${times.orgIds}::int[], ${times.starts}::text[]::timestamptz[], ${times.ends}::text[]::timestamptz[])`;
+      await transaction`select api.mark_late(${times.orgIds}::text::int[], ${times.starts}::text::timestamptz[], ${times.ends}::text::timestamptz[])`;
       return verdicts;
     });
   }
@@ -157,9 +157,20 @@ export function createCommitter(sessions: readonly Session[], options: Committer
   return { submit, drain, buffered: () => buffered };
 }
 
-// A value that PostgreSQL refuses (22, 23), or a COPY that failed without a reason given (25P02).
+// A value that PostgreSQL refuses: the fault of one request, while a timeout or a full disk concern the whole flush.
 function isFaultOfOne(error: unknown): boolean {
-  return /^(22|23|25)...$/.test(String((error as { code?: unknown })?.code));
+  return /^(22|23)...$/.test(codeOf(error));
+}
+
+// To whoever sends samples a database that is too slow is one that is away: the same request may succeed later.
+function toIngestProblem(error: unknown): Problem {
+  const problem = toProblem(error);
+  if (problem.status !== 504) return problem;
+  return unavailable(
+    'database_slow',
+    'The database does not take samples in time. Try again shortly.',
+    error,
+  );
 }
 
 function countSamples(batch: Pending[]): number {
@@ -192,12 +203,12 @@ async function claim(sql: Queryable, batch: Pending[]): Promise<Verdict[]> {
   const keyed = [...batch.entries()].filter(([, pending]) => pending.key);
   const keys = keyed.map(([, pending]) => pending.key!);
   const [row] = await sql<{ verdicts: Verdict[] }[]>`
-    select api.claim_idempotency_keys(
-      ${keyed.map(([, pending]) => pending.orgId)}::int[],
-      ${keys.map((key) => key.key)}::text[],
-      ${keys.map((key) => `\\x${key.bodyHash.toString('hex')}`)}::text[]::bytea[],
-      ${keyed.map(([, pending]) => pending.samples.times.length)}::int[]
-    ) as verdicts`;
+    select to_jsonb(api.claim_idempotency_keys(
+      ${arrayLiteral(keyed.map(([, pending]) => pending.orgId))}::text::int[],
+      ${arrayLiteral(keys.map((key) => key.key))}::text::text[],
+      ${arrayLiteral(keys.map((key) => `\\x${key.bodyHash.toString('hex')}`))}::text::bytea[],
+      ${arrayLiteral(keyed.map(([, pending]) => pending.samples.times.length))}::text::int[]
+    )) as verdicts`;
   const verdicts: Verdict[] = batch.map(() => 'claimed');
   for (const [j, [i]] of keyed.entries()) verdicts[i] = row!.verdicts[j]!;
   return verdicts;
@@ -216,14 +227,14 @@ async function insert(sql: Queryable, batch: Pending[]) {
       ${list((samples) => samples.seriesIds)}::text::int[],
       ${list((samples) => samples.values)}::text::float8[]
     ) as s (micros, series_id, value)
-    cross join api.mark_late(${times.orgIds}::int[], ${times.starts}::text[]::timestamptz[], ${times.ends}::text[]::timestamptz[])`;
+    cross join api.mark_late(${times.orgIds}::text::int[], ${times.starts}::text::timestamptz[], ${times.ends}::text::timestamptz[])`;
 }
 
 const spanMicros = 300e6;
 
 // The spans of five minutes, the width of the finest tier, that a batch has samples for; neighbours are joined.
 // Which of them are late is for the database to say: its clock decides what has been rolled up.
-function touchedTimes(batch: Pending[]): { orgIds: number[]; starts: string[]; ends: string[] } {
+function touchedTimes(batch: Pending[]): { orgIds: string; starts: string; ends: string } {
   const spansOf = new Map<number, Set<number>>();
   for (const { orgId, samples } of batch) {
     let spans = spansOf.get(orgId);
@@ -251,5 +262,9 @@ function touchedTimes(batch: Pending[]): { orgIds: number[]; starts: string[]; e
       }
     }
   }
-  return times;
+  return {
+    orgIds: arrayLiteral(times.orgIds),
+    starts: arrayLiteral(times.starts),
+    ends: arrayLiteral(times.ends),
+  };
 }

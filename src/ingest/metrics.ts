@@ -12,6 +12,8 @@ export const limits = {
   labels: 64,
   labelNameLength: 128,
   labelValueLength: 1024,
+  // Room for the sums of a tier's bucket, which overflow at 1.8e308, and error there for everyone.
+  value: 1e300,
 } as const;
 
 /** Accepted times, in microseconds since 1970. */
@@ -62,6 +64,7 @@ export async function readMetrics(
     let serviceName: unknown;
     let labels: unknown;
     let timestamp: unknown;
+    let unknownFields = 0;
     for (const field in item) {
       switch (field) {
         case 'name':
@@ -80,7 +83,8 @@ export async function readMetrics(
           timestamp = (item as Record<string, unknown>).timestamp;
           break;
         default:
-          errors.push(unknownField(pathOf(i), field));
+          // A few are enough to see what is wrong, and a small body can hold a million.
+          if (++unknownFields <= 10) errors.push(unknownField(pathOf(i), field));
       }
     }
 
@@ -90,6 +94,8 @@ export async function readMetrics(
         path: join(pathOf(i), 'value'),
         message: value === undefined ? 'is required' : 'expected a finite number',
       });
+    } else if (Math.abs(value) > limits.value) {
+      errors.push({ path: join(pathOf(i), 'value'), message: valueProblem });
     } else {
       samples.values[i] = value;
     }
@@ -180,25 +186,34 @@ function checkIdentity(
   complain('name', name === undefined ? 'is required' : textProblem(name, limits.nameLength));
   if (serviceName !== undefined) complain('service_name', textProblem(serviceName, limits.serviceNameLength));
   if (labels !== undefined) {
-    if (typeof labels !== 'object' || labels === null || Array.isArray(labels)) {
-      complain('labels', 'expected an object of text values');
-    } else {
-      const entries = Object.entries(labels);
-      if (entries.length > limits.labels)
-        complain('labels', `must be at most ${limits.labels} labels, has ${entries.length}`);
-      else {
-        for (const [label, value] of entries) {
-          const nameProblem = textProblem(label, limits.labelNameLength);
-          if (nameProblem)
-            complain('labels', `label name ${JSON.stringify(label.slice(0, 40))} ${nameProblem}`);
-          // An empty value is allowed: it is what a label that is absent reads as.
-          else if (value !== '') complain(`labels.${label}`, textProblem(value, limits.labelValueLength));
-        }
-      }
-    }
+    for (const problem of labelProblems(labels))
+      complain(problem.path ? `labels.${problem.path}` : 'labels', problem.message);
   }
   return errors.length === before;
 }
+
+/** What is wrong with the labels of a series: the name of the label, '' for all of them, and why. At most ten. */
+export function labelProblems(labels: unknown): FieldError[] {
+  if (typeof labels !== 'object' || labels === null || Array.isArray(labels)) {
+    return [{ path: '', message: 'expected an object of text values' }];
+  }
+  const entries = Object.entries(labels);
+  if (entries.length > limits.labels) {
+    return [{ path: '', message: `must be at most ${limits.labels} labels, has ${entries.length}` }];
+  }
+  const problems: FieldError[] = [];
+  for (const [label, value] of entries) {
+    const nameProblem = textProblem(label, limits.labelNameLength);
+    // An empty value is allowed: it is what a label that is absent reads as.
+    const problem = value === '' ? null : textProblem(value, limits.labelValueLength);
+    if (nameProblem)
+      problems.push({ path: '', message: `label name ${JSON.stringify(label.slice(0, 40))} ${nameProblem}` });
+    else if (problem) problems.push({ path: label, message: problem });
+  }
+  return problems.slice(0, 10);
+}
+
+export const valueProblem = 'must be from -1e300 to 1e300';
 
 function unknownField(path: string, field: string): FieldError {
   return {

@@ -2,6 +2,9 @@
 import { LRUCache } from 'lru-cache';
 import type { Sql } from '../db.ts';
 
+// What a key and its entry take, for series of a few short labels.
+const averageBytes = 300;
+
 export interface SeriesIdentity {
   name: string;
   service_name: string;
@@ -17,11 +20,16 @@ export interface SeriesCache {
 }
 
 export function createSeriesCache(sql: Sql, maxSize: number): SeriesCache {
-  const cache = new LRUCache<string, number>({ max: maxSize });
+  // Bounded in bytes as well: keys hold all of a series' labels, in whatever order they were sent.
+  const cache = new LRUCache<string, number>({
+    max: maxSize,
+    maxSize: maxSize * averageBytes,
+    sizeCalculation: (_, key) => 100 + key.length,
+  });
 
   async function resolve(orgId: number, keys: string[], identities: SeriesIdentity[]) {
     const [row] = await sql<{ ids: number[] }[]>`
-      select api.ensure_series(${orgId}::int, ${JSON.stringify(identities)}::text::jsonb) as ids`;
+      select to_jsonb(api.ensure_series(${orgId}::int, ${JSON.stringify(identities)}::text::jsonb)) as ids`;
     const ids = row!.ids;
     for (let i = 0; i < keys.length; i++) cache.set(keys[i]!, ids[i]!);
     return ids;

@@ -3,10 +3,17 @@ import { createHash } from 'node:crypto';
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type AuthEnv, permit } from '../auth.ts';
-import type { Sql } from '../db.ts';
+import { arrayLiteral, type Sql } from '../db.ts';
 import { invalid } from '../errors.ts';
 import type { Committer, IdempotencyKey } from '../ingest/commit.ts';
-import { limits, readMetrics, type TimeBounds, textProblem } from '../ingest/metrics.ts';
+import {
+  labelProblems,
+  limits,
+  readMetrics,
+  type TimeBounds,
+  textProblem,
+  valueProblem,
+} from '../ingest/metrics.ts';
 import type { SeriesCache } from '../ingest/series.ts';
 import {
   check,
@@ -30,24 +37,29 @@ const text = (maxLength: number) =>
     })
     .openapi({ type: 'string', minLength: 1, maxLength });
 
+// Not z.record, which passes over a label that is called __proto__.
 const labelsSchema = z
-  .record(
-    text(limits.labelNameLength),
-    z.union([z.literal(''), text(limits.labelValueLength)]).openapi({ type: 'string' }),
-    'expected an object of text values',
-  )
+  .custom<Record<string, string>>()
   .superRefine((labels, context) => {
-    const count = Object.keys(labels).length;
-    if (count > limits.labels)
-      context.addIssue({ code: 'custom', message: `must be at most ${limits.labels} labels, has ${count}` });
+    for (const { path, message } of labelProblems(labels))
+      context.addIssue({ code: 'custom', message, path: path ? [path] : [] });
   })
-  .openapi({ type: 'object', additionalProperties: { type: 'string' }, example: { host: 'web-1' } });
+  .openapi({
+    type: 'object',
+    additionalProperties: { type: 'string', maxLength: limits.labelValueLength },
+    maxProperties: limits.labels,
+    example: { host: 'web-1' },
+  });
 
 /** One sample as POST /metrics takes it. The hot path checks the same by hand: see src/ingest/metrics.ts. */
 export const metricSchema = z
   .strictObject({
     name: text(limits.nameLength).openapi({ example: 'response_time_ms' }),
-    value: z.number('expected a finite number').openapi({ example: 12.5 }),
+    value: z
+      .number('expected a finite number')
+      .min(-limits.value, valueProblem)
+      .max(limits.value, valueProblem)
+      .openapi({ example: 12.5 }),
     labels: labelsSchema.optional(),
     service_name: text(limits.serviceNameLength).optional().openapi({ example: 'auth' }),
     timestamp: timestampSchema.optional(),
@@ -297,7 +309,7 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
         select api.query_metrics(
           ${c.var.principal.orgId}, ${query.metric_name}, ${query.start_time}::text::timestamptz, ${query.end_time}::text::timestamptz,
           ${query.aggregation}, ${query.time_window ?? null}, ${query.service_name ?? null},
-          ${JSON.stringify(query.labels ?? {})}::text::jsonb, ${query.group_by ?? []}::text[],
+          ${JSON.stringify(query.labels ?? {})}::text::jsonb, ${arrayLiteral(query.group_by ?? [])}::text::text[],
           ${query.fill}, ${query.timezone}, ${query.limit}, ${query.format}
         ) as answer`;
       return c.body(row!.answer, 200, { 'Content-Type': 'application/json' });

@@ -1,5 +1,7 @@
 // A 2xx means committed: processes are killed under load, and every acknowledged sample has to be there.
 import { randomInt, randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import postgres from 'postgres';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
@@ -222,6 +224,16 @@ describe('with a server that goes on', () => {
     expect(code, api.output()).toBe(0);
     expect(statuses.filter((status) => status !== 201 && status !== 0)).toEqual([]);
     expect(await count('term')).toBe(1 + 300 * statuses.filter((status) => status === 201).length);
+  });
+
+  test('SIGTERM does not wait for a connection that asks nothing', async () => {
+    const api = await startService('api', { DATABASE_URL: url });
+    const socket = net.connect(Number(new URL(api.url).port), '127.0.0.1');
+    socket.on('error', () => {});
+    await once(socket, 'connect');
+    const started = Date.now();
+    expect(await api.stop(), api.output()).toBe(0);
+    expect(Date.now() - started).toBeLessThan(10_000);
   });
 
   test('migrations that run under load fail no request', async () => {

@@ -56,13 +56,10 @@ describe('a single sample', () => {
     expect((await stored(`time ${name}`))[0]?.micros).toBe(String(ms * 1000 + extraMicros));
   });
 
-  test.each([0, -1.5, 5e-324, 1.7976931348623157e308, -1.7976931348623157e308, 0.1])(
-    'keeps the value %s to the bit',
-    async (value) => {
-      await api.call('POST', '/api/v1/metrics', { body: { name: `value ${value}`, value } });
-      expect((await stored(`value ${value}`))[0]?.value).toBe(value);
-    },
-  );
+  test.each([0, -1.5, 5e-324, 1e300, -1e300, 0.1])('keeps the value %s to the bit', async (value) => {
+    await api.call('POST', '/api/v1/metrics', { body: { name: `value ${value}`, value } });
+    expect((await stored(`value ${value}`))[0]?.value).toBe(value);
+  });
 
   test('twice at one instant is two samples', async () => {
     const body = { name: 'twice', value: 1, timestamp: Date.now() };
@@ -102,6 +99,7 @@ describe('a single sample', () => {
     ['no value', { name: 'bad' }, ['value']],
     ['null for a value', { name: 'bad', value: null }, ['value']],
     ['text for a value', { name: 'bad', value: '1' }, ['value']],
+    ['a value past 1e300', { name: 'bad', value: 1.1e300 }, ['value']],
     [
       '65 labels',
       {

@@ -2,6 +2,7 @@
 import { gzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import { useApi } from '../support/api.ts';
+import { signToken } from '../support/process.ts';
 
 const api = useApi({
   MAX_BODY_BYTES: '20000',
@@ -44,8 +45,39 @@ test('a body without a length is bounded as well', async () => {
   expect(answer.status).toBe(413);
 });
 
+test('who may not write is told so before the body is looked at', async () => {
+  const large = { body: 'x'.repeat(30_000) };
+  expect((await api.call('POST', '/api/v1/metrics', { ...large, token: null })).status).toBe(401);
+  expect(
+    (await api.call('POST', '/api/v1/metrics', { ...large, token: await signToken({ role: 'viewer' }) }))
+      .status,
+  ).toBe(403);
+  // Without a length, and without an end.
+  const endless = new ReadableStream({
+    start: (controller) => controller.enqueue(new TextEncoder().encode('{')),
+  });
+  const answer = await fetch(`${api.url}/api/v1/metrics`, {
+    method: 'POST',
+    body: endless,
+    duplex: 'half',
+  } as RequestInit);
+  expect(answer.status).toBe(401);
+});
+
+test('a body full of faults gets an answer of bounded size', async () => {
+  const fields = Object.fromEntries(Array.from({ length: 1500 }, (_, i) => [`f${i}`, 1]));
+  for (const [path, body] of [
+    ['/api/v1/metrics', fields],
+    ['/api/v1/metrics/batch', { metrics: [fields] }],
+    ['/api/v1/metrics/query', fields],
+  ] as const) {
+    const answer = await api.call('POST', path, { body });
+    expect(answer.status, path).toBe(400);
+    expect(answer.body.errors.length, path).toBeLessThanOrEqual(100);
+  }
+});
+
 async function authorization() {
-  const { signToken } = await import('../support/process.ts');
   return { Authorization: `Bearer ${await signToken()}` };
 }
 

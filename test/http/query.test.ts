@@ -349,6 +349,30 @@ describe('limits', () => {
   });
 });
 
+test('columns hold no more than 100,000 cells, however the times of the series are spread', async () => {
+  // Each of 40 series has its own 100 times: 4,000 points, and 160,000 cells.
+  await record(
+    'spread',
+    Array.from({ length: 4000 }, (_, i) => ({
+      time: origin + i * 1000,
+      value: i,
+      labels: { i: String(i % 40).padStart(2, '0') },
+    })),
+  );
+  const body = {
+    metric_name: 'spread',
+    start_time: origin,
+    end_time: origin + day,
+    time_window: '1s',
+    group_by: ['i'],
+  };
+  const columns = await query({ ...body, format: 'columns' });
+  const cells = columns.times.length * columns.series.length;
+  expect([columns.times.length, columns.series.length, columns.truncated]).toEqual([4000, 25, true]);
+  expect(cells).toBeLessThanOrEqual(100_000);
+  expect((await query(body)).truncated).toBe(false);
+});
+
 describe('timezone', () => {
   test('days begin at local midnight', async () => {
     await record('zoned', [
@@ -386,20 +410,30 @@ test('weeks begin on Monday', async () => {
   expect(new Date(answer.series[0].points[0].time).getUTCDay()).toBe(1);
 });
 
-test('a value that JSON cannot hold is null, and avg of huge values is right', async () => {
+test('huge values are aggregated without an overflow', async () => {
   await record('huge', [
-    { time: origin, value: 1.5e308 },
-    { time: origin + 1, value: -1.5e308 },
+    { time: origin, value: 1e300 },
+    { time: origin + 1, value: -1e300 },
+    { time: origin + 2, value: 1e300 },
   ]);
   const body = { metric_name: 'huge', start_time: origin, end_time: origin + day };
-  expect((await query({ ...body, aggregation: 'avg' })).series[0].points[0].value).toBe(0);
-  expect((await query({ ...body, aggregation: 'median' })).series[0].points[0].value).toBeNull();
-  await record('huge', [
-    { time: origin, value: 1.5e308 },
-    { time: origin, value: 1.5e308 },
+  const value = async (more: object) => (await query({ ...body, ...more })).series[0].points[0].value;
+  expect(await value({ aggregation: 'avg' })).toBeCloseTo(1e300 / 3, -290);
+  expect(await value({ aggregation: 'p90' })).toBe(1e300);
+  // The squares of such values overflow.
+  for (const time_window of [undefined, '1m', '1h'])
+    expect(await value({ aggregation: 'stddev', time_window })).toBeNull();
+});
+
+test('a label may be called anything, __proto__ too', async () => {
+  const labels = JSON.parse('{"__proto__":"x"}');
+  await record('odd', [
+    { time: origin, value: 1, labels },
+    { time: origin, value: 2 },
   ]);
-  const overflow = await api.call('POST', '/api/v1/metrics/query', { body: { ...body, aggregation: 'sum' } });
-  expect([overflow.status, overflow.body.code]).toEqual([400, 'invalid_value']);
+  const body = { metric_name: 'odd', start_time: origin, end_time: origin + day, aggregation: 'sum' };
+  expect((await query({ ...body, labels })).series[0].points[0].value).toBe(1);
+  expect((await query({ ...body, group_by: ['__proto__'] })).series).toHaveLength(2);
 });
 
 const valid = { metric_name: 'x', start_time: origin, end_time: origin + hour };

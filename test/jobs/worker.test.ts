@@ -1,7 +1,7 @@
 // The worker as a real process: what it records, with one or two of it, and when its connections are cut.
 import os from 'node:os';
 import { afterEach, expect, test } from 'vitest';
-import { intervalMs, nextSlot, readHostMetrics } from '../../jobs/host_metrics.ts';
+import { intervalMs, readHostMetrics } from '../../jobs/host_metrics.ts';
 import { useDatabase } from '../support/database.ts';
 import { type Service, startService } from '../support/process.ts';
 
@@ -38,13 +38,6 @@ test('the host reads as percentages and a load', async () => {
     expect(value).toBeGreaterThanOrEqual(0);
     if (name !== 'load_average') expect(value).toBeLessThanOrEqual(100);
   }
-});
-
-test('slots are the multiples of ten seconds', () => {
-  const at = Date.parse('2026-01-01T00:00:00Z');
-  expect([at, at + 1, at + 9_999].map((now) => nextSlot(now).getTime() - at)).toEqual([
-    10_000, 10_000, 10_000,
-  ]);
 });
 
 test('right after it starts the host is observed, as metrics of the default org', async () => {

@@ -20,6 +20,12 @@ test.each([
   ['2026-10-25T01:30Z', '1h', 'Europe/Berlin', '2026-10-25T01:00Z', '2026-10-25T02:00Z'],
   ['2026-07-01T11:00Z', '6h', 'Europe/Berlin', '2026-07-01T10:00Z', '2026-07-01T16:00Z'],
   ['2026-07-01T11:10Z', '1h', 'Asia/Kolkata', '2026-07-01T10:30Z', '2026-07-01T11:30Z'],
+  // The start is a reading that comes twice: the first of the two.
+  ['2026-10-25T01:30Z', '2h', 'Europe/Berlin', '2026-10-25T00:00Z', '2026-10-25T03:00Z'],
+  ['2026-03-29T02:30Z', '2h', 'Europe/Berlin', '2026-03-29T02:00Z', '2026-03-29T04:00Z'],
+  ['2026-10-25T00:30Z', '1d', 'Atlantic/Azores', '2026-10-25T00:00Z', '2026-10-26T01:00Z'],
+  // The day has no midnight.
+  ['2026-04-24T12:00Z', '1d', 'Africa/Cairo', '2026-04-23T22:00Z', '2026-04-24T21:00Z'],
   ['2026-11-25T12:00Z', '1w', 'UTC', '2026-11-23T00:00Z', '2026-11-30T00:00Z'],
   ['2026-11-25T12:34Z', '5m', 'UTC', '2026-11-25T12:30Z', '2026-11-25T12:35Z'],
 ])('%s by %s in %s is in the bucket from %s to %s', async (time, window, zone, starts, ends) => {
@@ -40,3 +46,32 @@ test('numbers become JSON numbers, or null where JSON has none', async () => {
     null,
   ]);
 });
+
+test.each([
+  ['Europe/Berlin', '2026-03-28', '2h'],
+  ['Europe/Berlin', '2026-03-28', '24h'],
+  ['Europe/Berlin', '2026-10-24', '2h'],
+  ['Europe/Berlin', '2026-10-24', '30m'],
+  ['Africa/Cairo', '2026-04-22', '1d'],
+  ['Atlantic/Azores', '2026-10-23', '1d'],
+  ['Australia/Lord_Howe', '2026-04-04', '3h'],
+  ['Australia/Lord_Howe', '2026-10-03', '1d'],
+  ['America/New_York', '2026-03-07', '6h'],
+])(
+  'in %s from %s on by %s the listed buckets are those that times fall into, end to end',
+  async (zone, from, window) => {
+    const [row] = await database.sql`
+    with listed as (
+      select b, lib.bucket_end(b, ${window}::text::interval, ${zone}, null) as ends
+      from lib.list_buckets(${from}::text::date, ${from}::text::date + 5, ${window}::text::interval, ${zone}, 1000) b
+    ),
+    fallen as (
+      select distinct lib.bucket_start(t, ${window}::text::interval, ${zone}, null) as b
+      from generate_series(${from}::text::timestamptz, ${from}::text::timestamptz + interval '5 days' - interval '1 minute', interval '1 minute') t
+    )
+    select
+      (select array_agg(b order by b) from listed) = (select array_agg(b order by b) from fallen) as same,
+      (select bool_and(ends = next) from (select ends, lead(b) over (order by b) as next from listed) x where next is not null) as joined`;
+    expect(row).toEqual({ same: true, joined: true });
+  },
+);

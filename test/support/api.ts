@@ -64,6 +64,7 @@ export function useApi(env: Record<string, string> = {}): TestApi {
       config,
       log: pino({ level: 'error' }, { write: (line: string) => logged.push(line) }),
       sql,
+      controlSql: sql,
       sessions,
     });
     server = serve({ fetch: observability.app.fetch, port: 0, hostname: '127.0.0.1' }) as Server;

@@ -42,91 +42,96 @@ export interface Session {
 }
 
 export function connectSession(url: string, options: Omit<DatabaseOptions, 'max'>): Session {
-  // Counts sockets opened and closed. postgres.js's own transactions do not notice that theirs is gone: what they
-  // send next goes to the connection that took its place, outside any transaction, or crashes the process.
-  let epoch = 0;
-  let isConnected = false;
-  const openOne = () =>
-    open(url, { ...options, max: 1 }, (socket) => {
-      epoch++;
-      socket.once('close', () => {
-        epoch++;
-        isConnected = false;
-      });
-    });
-  let sql = openOne();
+  let current = connectOne(url, options);
   const deadlineMs = (options.statementTimeoutMs ?? 60_000) * 4 + 5_000;
 
-  // For a database that falls silent: the statement timeout is its own to keep, this one is ours.
-  async function withDeadline<T>(work: Promise<T>): Promise<T> {
+  // After a loss postgres.js reports the old connection's last error for the new one's first statement, or waits
+  // for ever: a new pool begins with a clean slate.
+  function renew(lost: OneConnection) {
+    if (current !== lost) return;
+    void lost.sql.end({ timeout: 0 }).catch(() => {});
+    current = connectOne(url, options);
+  }
+
+  async function run<T>(work: (connection: OneConnection) => Promise<T>): Promise<T> {
+    const connection = current;
     let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        renew();
-        reject(Object.assign(new Error('the database does not answer'), { code: 'CONNECTION_CLOSED' }));
-      }, deadlineMs);
+    // For a database that falls silent: the statement timeout is its own to keep, this one is ours.
+    const silence = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(connectionLost('the database does not answer')), deadlineMs);
     });
     try {
-      return await Promise.race([work, late]);
+      return await Promise.race([work(connection), silence]);
+    } catch (error) {
+      if (isConnectionError(error)) renew(connection);
+      throw error;
     } finally {
       clearTimeout(timer);
     }
   }
 
-  // After a loss postgres.js reports the old connection's last error for the new one's first statement, or waits
-  // for ever: a new pool begins with a clean slate.
-  function renew() {
-    void sql.end({ timeout: 0 }).catch(() => {});
-    sql = openOne();
-  }
-
-  async function statement<T>(work: (sql: Queryable) => Promise<T>) {
-    try {
-      return await work(sql);
-    } catch (error) {
-      if (isConnectionError(error)) renew();
-      throw error;
-    }
-  }
-
-  async function transaction<T>(work: (sql: Queryable) => Promise<T>) {
-    let begun = Number.NaN;
-    try {
-      // A reservation that has to connect first would wait for ever (without fetch_types).
-      if (!isConnected) await sql`select 1`;
-      isConnected = true;
-      const reserved = await sql.reserve();
-      begun = epoch;
-      const guarded = ((...query: Parameters<Sql>) => {
-        if (epoch !== begun)
-          throw Object.assign(new Error('the connection was lost'), { code: 'CONNECTION_CLOSED' });
-        return reserved(...query);
-      }) as unknown as Queryable;
-      try {
-        await guarded`begin`;
-        const result = await work(guarded);
-        const { command } = await guarded`commit`;
-        // In a transaction that has failed, a commit succeeds, and rolls back.
-        if (command !== 'COMMIT')
-          throw Object.assign(new Error('the transaction had failed'), { code: '25P02' });
-        return result;
-      } catch (error) {
-        if (epoch === begun) await reserved`rollback`.catch(() => {});
-        throw error;
-      } finally {
-        if (epoch === begun) reserved.release();
-      }
-    } catch (error) {
-      if (epoch !== begun) renew();
-      throw error;
-    }
-  }
-
   return {
-    statement: (work) => withDeadline(statement(work)),
-    transaction: (work) => withDeadline(transaction(work)),
-    end: () => sql.end({ timeout: 5 }),
+    statement: (work) => run(({ sql }) => work(sql)),
+    transaction: (work) => run((connection) => runTransaction(connection, work)),
+    end: () => current.sql.end({ timeout: 5 }),
   };
+}
+
+interface OneConnection {
+  sql: Sql;
+  /** Counts sockets opened, failed and closed. */
+  epoch: number;
+  isConnected: boolean;
+}
+
+function connectOne(url: string, options: Omit<DatabaseOptions, 'max'>): OneConnection {
+  const connection: Omit<OneConnection, 'sql'> = { epoch: 0, isConnected: false };
+  const sql = open(url, { ...options, max: 1 }, (socket) => {
+    const change = () => {
+      connection.epoch++;
+      connection.isConnected = false;
+    };
+    change();
+    socket.once('error', change);
+    socket.once('close', change);
+  });
+  return Object.assign(connection, { sql });
+}
+
+// postgres.js's own transactions do not notice that their connection is gone: what they say next goes to the one that
+// took its place, outside any transaction, or is never answered, or crashes the process.
+async function runTransaction<T>(
+  connection: OneConnection,
+  work: (sql: Queryable) => Promise<T>,
+): Promise<T> {
+  // A reservation that has to connect first would wait for ever (without fetch_types).
+  if (!connection.isConnected) await connection.sql`select 1`;
+  connection.isConnected = true;
+  const reserved = await connection.sql.reserve();
+  const begun = connection.epoch;
+  const isLost = () => connection.epoch !== begun;
+  const guarded = ((...query: Parameters<Sql>) => {
+    if (isLost()) throw connectionLost('the connection was lost');
+    return reserved(...query);
+  }) as unknown as Queryable;
+  try {
+    await guarded`begin`;
+    const result = await work(guarded);
+    const { command } = await guarded`commit`;
+    // In a transaction that has failed, a commit succeeds, and rolls back.
+    if (command !== 'COMMIT') throw Object.assign(new Error('the transaction had failed'), { code: '25P02' });
+    return result;
+  } catch (error) {
+    if (isLost()) throw isConnectionError(error) ? error : connectionLost('the connection was lost', error);
+    if (!isConnectionError(error)) await reserved`rollback`.catch(() => {});
+    throw error;
+  } finally {
+    if (!isLost()) reserved.release();
+  }
+}
+
+function connectionLost(message: string, cause?: unknown) {
+  return Object.assign(new Error(message, { cause }), { code: 'CONNECTION_CLOSED' });
 }
 
 function open(url: string, options: DatabaseOptions, onSocket: (socket: net.Socket) => void): Sql {

@@ -147,22 +147,22 @@ test('a refresh never reaches past the raw samples: the tier keeps what it has',
   const { sql } = database;
   const [{ n: before }] = await sql<
     [{ n: number }]
-  >`select count(*)::int as n from obs.sample_1h where bucket < now() - interval '6 days'`;
-  expect(before).toBeGreaterThan(100);
-  await sql`update obs.retention set keep = interval '5 days' where table_name = 'sample'`;
-  await sql`select drop_chunks('obs.sample', older_than => now() - interval '5 days')`;
+  >`select count(*)::int as n from obs.sample_1h where bucket < now() - interval '8 days 1 hour'`;
+  expect(before).toBeGreaterThan(80);
+  await sql`select obs.set_retention('sample', interval '7 days')`;
+  await sql`select drop_chunks('obs.sample', older_than => now() - interval '7 days')`;
   await sql`insert into obs.dirty_range (org_id, starts_at, ends_at) values (${orgId}, now() - interval '10 days', now() - interval '3 days')`;
   await rollUp(sql);
   const [{ n: after }] = await sql<
     [{ n: number }]
-  >`select count(*)::int as n from obs.sample_1h where bucket < now() - interval '6 days'`;
+  >`select count(*)::int as n from obs.sample_1h where bucket < now() - interval '8 days 1 hour'`;
   expect(after).toBe(before);
   for (const tier of ['5m', '1h'])
     expect(await differences(tier, "time_bucket('1 day', now() - interval '3 days')"), tier).toBe(0);
   const [answer] = await sql<[{ json: { resolution: string; series: { points: unknown[] }[] } }]>`
-    select api.query_metrics(${orgId}, 'a', time_bucket('1 day', now() - interval '9 days'), time_bucket('1 day', now() - interval '6 days'),
+    select api.query_metrics(${orgId}, 'a', time_bucket('1 day', now() - interval '9 days'), time_bucket('1 day', now() - interval '8 days'),
       'count', '1h', null, '{}', '{}', 'none', 'UTC', 1000, 'points')::json as json`;
-  expect([answer.json.resolution, answer.json.series[0]!.points.length]).toEqual(['1h', 72]);
+  expect([answer.json.resolution, answer.json.series[0]!.points.length]).toEqual(['1h', 24]);
 });
 
 test.skipIf(!isApache)(

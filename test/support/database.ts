@@ -97,12 +97,11 @@ export async function rollUp(sql: postgres.Sql): Promise<void> {
     await sql`select obs.refresh_dirty_ranges(now())`;
   } else {
     for (const tier of ['5m', '1h', '1d']) {
-      const lag = sql`(select lag from obs.tier where name = ${tier})`;
-      const [{ until } = { until: '' }] = await sql<
-        { until: string }[]
-      >`select (now() - ${lag})::text as until`;
+      const [window] = await sql<{ since: string; until: string }[]>`
+        select (now() - r.keep + t.width)::text as since, (now() - t.lag)::text as until
+        from obs.tier t join obs.retention r on r.table_name = 'sample' where t.name = ${tier}`;
       await sql.unsafe(
-        `call refresh_continuous_aggregate('obs.sample_${tier}', now() - interval '28 days', '${until}'::timestamptz)`,
+        `call refresh_continuous_aggregate('obs.sample_${tier}', '${window!.since}', '${window!.until}')`,
       );
     }
     await sql.unsafe('call obs.run_refresh_dirty_ranges()');

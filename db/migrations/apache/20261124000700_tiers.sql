@@ -263,6 +263,25 @@ comment on function obs.refresh_dirty_ranges(timestamptz) is
   'Rolls up again the buckets in obs.dirty_range, in one transaction with the removal of its rows; returns how many. '
   'Buckets that begin before the retention of raw samples stay as they are.';
 
+create function obs.set_retention(_table_name text, _keep interval)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  perform format('obs.%I', _table_name)::regclass;
+  if _table_name = 'sample' and _keep < interval '7 days' then
+    raise exception 'raw samples must be kept for 7 days at least, for the tiers to be taken from' using errcode = '22023';
+  end if;
+  insert into obs.retention (table_name, keep) values (_table_name, _keep)
+  on conflict (table_name) do update set keep = excluded.keep;
+end
+$$;
+comment on function obs.set_retention(text, interval) is
+  'Keeps the rows of a table of obs (sample, sample_5m, sample_1h) for so long, counted from their time; raw samples 7 days '
+  'at least. For a migration: select obs.set_retention(''sample'', interval ''14 days'').';
+
 create function obs.drop_expired(_now timestamptz)
 returns int
 language plpgsql
@@ -304,6 +323,7 @@ grant execute on function obs.refresh_tier(text, timestamptz), obs.refresh_dirty
   to obs_job_definer;
 
 -- migrate:down
+drop function obs.set_retention(text, interval);
 drop function obs.drop_expired(timestamptz);
 drop function obs.refresh_dirty_ranges(timestamptz);
 drop function obs.refresh_tier(text, timestamptz);

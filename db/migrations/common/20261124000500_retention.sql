@@ -5,7 +5,7 @@ create table obs.retention (
 );
 comment on table obs.retention is
   'How long the rows of a hypertable are kept, counted from their time. '
-  'A sample older than that is refused when it arrives. Change it with an update in a migration.';
+  'A sample older than that is refused when it arrives. Change it with obs.set_retention, in a migration.';
 insert into obs.retention (table_name, keep) values ('sample', interval '30 days');
 grant select on obs.retention to obs_api_definer, obs_job_definer;
 

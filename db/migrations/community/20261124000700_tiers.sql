@@ -132,12 +132,50 @@ comment on procedure obs.run_refresh_dirty_ranges(int, jsonb) is
   'as they are. A job of TimescaleDB''s scheduler runs it every minute.';
 select public.add_job('obs.run_refresh_dirty_ranges', interval '1 minute');
 
-select public.add_continuous_aggregate_policy('obs.sample_5m', interval '29 days', interval '10 minutes', interval '1 minute');
-select public.add_continuous_aggregate_policy('obs.sample_1h', interval '29 days', interval '15 minutes', interval '5 minutes');
-select public.add_continuous_aggregate_policy('obs.sample_1d', interval '28 days', interval '30 minutes', interval '30 minutes');
-select public.add_retention_policy('obs.sample', interval '30 days');
-select public.add_retention_policy('obs.sample_5m', interval '90 days');
-select public.add_retention_policy('obs.sample_1h', interval '400 days');
+create function obs.set_retention(_table_name text, _keep interval)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _relation regclass := format('obs.%I', _table_name)::regclass;
+  _tier obs.tier;
+  _schedule interval;
+begin
+  if _table_name = 'sample' and _keep < interval '7 days' then
+    raise exception 'raw samples must be kept for 7 days at least, for the tiers to be taken from' using errcode = '22023';
+  end if;
+  insert into obs.retention (table_name, keep) values (_table_name, _keep)
+  on conflict (table_name) do update set keep = excluded.keep;
+  perform public.remove_retention_policy(_relation, if_exists => true);
+  perform public.add_retention_policy(_relation, _keep);
+  if _table_name <> 'sample' then
+    return;
+  end if;
+  -- A refresh that reached past the raw samples would erase the tier there.
+  for _tier in select * from obs.tier loop
+    _relation := format('obs.%I', 'sample_' || _tier.name)::regclass;
+    select j.schedule_interval into _schedule
+    from timescaledb_information.jobs j
+    join timescaledb_information.continuous_aggregates a
+      on a.materialization_hypertable_schema = j.hypertable_schema and a.materialization_hypertable_name = j.hypertable_name
+    where a.view_schema = 'obs' and a.view_name = 'sample_' || _tier.name and j.proc_name = 'policy_refresh_continuous_aggregate';
+    perform public.remove_continuous_aggregate_policy(_relation, if_exists => true);
+    perform public.add_continuous_aggregate_policy(
+      _relation,
+      start_offset => _keep - _tier.width,
+      end_offset => _tier.lag,
+      schedule_interval => coalesce(_schedule, greatest(interval '1 minute', _tier.width / 12))
+    );
+  end loop;
+end
+$$;
+comment on function obs.set_retention(text, interval) is
+  'Keeps the rows of a table of obs (sample, sample_5m, sample_1h) for so long, counted from their time; raw samples 7 days '
+  'at least. For a migration: select obs.set_retention(''sample'', interval ''14 days'').';
+
+select obs.set_retention(table_name, keep) from obs.retention;
 
 -- What the worker calls on the Apache 2 edition; here TimescaleDB's scheduler does the work.
 create function obs.refresh_tier(_tier text, _now timestamptz) returns boolean language sql immutable as $$ select false $$;
@@ -154,6 +192,7 @@ drop function obs.drop_expired(timestamptz);
 drop function obs.refresh_dirty_ranges(timestamptz);
 drop function obs.refresh_tier(text, timestamptz);
 select public.delete_job(job_id) from timescaledb_information.jobs where proc_schema = 'obs' and proc_name = 'run_refresh_dirty_ranges';
+drop function obs.set_retention(text, interval);
 select public.remove_retention_policy('obs.sample');
 drop procedure obs.run_refresh_dirty_ranges(int, jsonb);
 drop function obs.tier_watermark(text);

@@ -35,13 +35,13 @@ migrate: node_modules/.package-lock.json ## Bring the database up to date
 	@$(run) migrate
 
 token: node_modules/.package-lock.json ## Print a token: make token ORG=acme ROLE=viewer|ingest|operator|admin TTL=24h
-	@$(run) token -- --org "$(ORG)" --role "$(ROLE)" --ttl "$(TTL)"
+	@$(run) token
 
 psql: node_modules/.package-lock.json ## Open psql on the database, or run one command: make psql SQL="select 1"
 	@$(run) psql
 
 node_modules/.package-lock.json: package.json package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or later (https://nodejs.org) first."; exit 1; }
-	@echo "- Installing packages"
+	@echo "- Installing packages" >&2
 	@npm ci --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@

@@ -5,9 +5,9 @@ import { command, loadEnvironment, stopProcess } from './environment.ts';
 await command(async () => {
   loadEnvironment();
   for (const name of ['worker', 'api'] as const) {
-    console.log(`- The ${name} ${(await stopProcess(name)) ? 'is stopped' : 'was not running'}`);
+    console.log(
+      `- The ${name === 'api' ? 'API' : name} ${(await stopProcess(name)) ? 'is stopped' : 'was not running'}`,
+    );
   }
-  await stopServer();
-  if (!process.env.DATABASE_URL)
-    console.log('- The database is stopped; its data stays in .data (or its Docker volume)');
+  console.log(`- ${await stopServer()}`);
 });

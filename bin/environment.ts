@@ -70,9 +70,17 @@ export function pidOf(name: ProcessName): number | null {
   }
 }
 
-/** Starts a process in the background with its output in .data/logs; does nothing when it runs. */
-export function startProcess(name: ProcessName, env: Record<string, string>): void {
-  if (pidOf(name)) return;
+function settingsFile(name: ProcessName): string {
+  return path.join(dataFolder, 'run', `${name}.settings`);
+}
+
+/** Whether a background process was started with other settings than these. */
+export function hasOtherSettings(name: ProcessName, settings: string): boolean {
+  return existsSync(settingsFile(name)) && readFileSync(settingsFile(name), 'utf8') !== settings;
+}
+
+/** Starts a process in the background with its output in .data/logs. */
+export function startProcess(name: ProcessName, env: Record<string, string>, settings: string): void {
   for (const file of [logFile(name), pidFile(name)]) mkdirSync(path.dirname(file), { recursive: true });
   const log = openSync(logFile(name), 'a');
   const child = spawn(process.execPath, [processes[name]], {
@@ -84,6 +92,7 @@ export function startProcess(name: ProcessName, env: Record<string, string>): vo
   closeSync(log);
   child.unref();
   writeFileSync(pidFile(name), `${child.pid}\n`);
+  writeFileSync(settingsFile(name), settings);
 }
 
 /** Ends a background process with SIGTERM and waits until it is gone. Answers whether it ran. */
@@ -101,8 +110,13 @@ export async function stopProcess(name: ProcessName): Promise<boolean> {
   return pid !== null;
 }
 
-/** The last lines of a process's log. */
-export function logTail(name: ProcessName, lines = 15): string {
+/** What a process has said since its log was this long: the messages alone. */
+export function messagesSince(name: ProcessName, length: number): string {
   if (!existsSync(logFile(name))) return '';
-  return readFileSync(logFile(name), 'utf8').trim().split('\n').slice(-lines).join('\n');
+  const lines = readFileSync(logFile(name), 'utf8').slice(length).trim().split('\n').slice(-10);
+  return lines.map((line) => `  ${/"msg":("(?:[^"\\]|\\.)*")/.exec(line)?.[1] ?? line}`).join('\n');
+}
+
+export function logLength(name: ProcessName): number {
+  return existsSync(logFile(name)) ? readFileSync(logFile(name), 'utf8').length : 0;
 }

@@ -8,7 +8,17 @@ await command(async () => {
   loadEnvironment();
   const log = (line: string) => console.error(line);
   const { kind, url } = await findDatabase(log);
-  const args = ['psql', '-d', url, ...(process.env.SQL ? ['-c', process.env.SQL] : [])];
+  // The sandbox has no pager and no home.
+  const args = [
+    'psql',
+    '-P',
+    'pager=off',
+    '-v',
+    'HISTFILE=/tmp/.psql_history',
+    '-d',
+    url,
+    ...(process.env.SQL ? ['-c', process.env.SQL] : []),
+  ];
   const hasPsql = spawnSync('psql', ['--version'], { stdio: 'ignore' }).status === 0;
   // The embedded server's own client fits it best; it serves where the machine has none, too.
   if (kind === 'embedded' || !hasPsql) {

@@ -1,26 +1,25 @@
 // make token ORG=acme ROLE=admin: prints a token and nothing else.
-import { parseArgs } from 'node:util';
 import { roles } from '../src/auth.ts';
 import { command, loadEnvironment } from './environment.ts';
 import { mintToken } from './mint_token.ts';
 
 await command(async () => {
   loadEnvironment();
-  const { values } = parseArgs({
-    options: {
-      org: { type: 'string', default: '' },
-      role: { type: 'string', default: '' },
-      ttl: { type: 'string', default: '' },
-    },
-  });
-  const role = values.role || 'admin';
-  if (!(roles as readonly string[]).includes(role))
+  // Make hands its variables on in the environment, whatever characters they hold.
+  const { ORG: org, ROLE: role, TTL: ttl } = process.env;
+  if (role && !(roles as readonly string[]).includes(role)) {
     throw new Error(`ROLE must be one of ${roles.join(', ')}; it is "${role}".`);
-  const ttl = values.ttl || '24h';
-  if (!/^[1-9]\d{0,5}[smhdw]$/.test(ttl))
+  }
+  if (ttl && !/^[1-9]\d{0,5}[smhdw]$/.test(ttl)) {
     throw new Error(`TTL must be a number and one of s, m, h, d, w, such as 24h; it is "${ttl}".`);
+  }
+  if (org && !/^[^\p{Cc}]{1,200}$/u.test(org)) throw new Error('ORG must be 1 to 200 characters.');
   if (!process.env.JWT_SECRET)
     throw new Error('Only JWT_JWKS_URL is configured: tokens come from its issuer.');
-  const org = values.org || process.env.DEFAULT_ORG || 'liftos';
-  console.log(await mintToken(process.env.JWT_SECRET, { org, role, expiresIn: ttl }));
+  const claims = {
+    org: org || process.env.DEFAULT_ORG || 'liftos',
+    role: role || 'admin',
+    expiresIn: ttl || '24h',
+  };
+  console.log(await mintToken(process.env.JWT_SECRET, claims));
 });

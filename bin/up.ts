@@ -1,31 +1,61 @@
 // make up: database, migration, API and worker in the background; says where they are and what to try.
+import { createHash } from 'node:crypto';
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { migrate } from '../db/migrate.ts';
 import { findDatabase } from '../db/server/find.ts';
 import { type Config, parseConfig } from '../src/config.ts';
-import { command, loadEnvironment, logFile, logTail, pidOf, startProcess } from './environment.ts';
+import {
+  command,
+  hasOtherSettings,
+  loadEnvironment,
+  logLength,
+  messagesSince,
+  type ProcessName,
+  pidOf,
+  processes,
+  startProcess,
+  stopProcess,
+} from './environment.ts';
 import { mintToken } from './mint_token.ts';
 
 await command(async () => {
   const started = performance.now();
   loadEnvironment();
+  // Checked before anything is started; which database it will be does not matter for that.
+  const { port } = parseConfig({ DATABASE_URL: 'postgres://not.known.yet', ...process.env });
+  if (port === 0) throw new Error('PORT: 0, any free port, is of no use here: give a number.');
+
   const database = await findDatabase(step);
   const config = parseConfig({ ...process.env, DATABASE_URL: database.url });
   const migrated = await migrate(database.url, () => {}, config);
   step(`TimescaleDB ${migrated.timescaledb} (${migrated.edition} edition, ${database.kind}) is migrated`);
 
-  const wasRunning = pidOf('api') !== null;
-  if (!wasRunning && (await isTaken(config))) {
-    throw new Error(`Port ${config.port} is taken by another program: stop it, or set PORT in .env.`);
-  }
-  startProcess('api', { DATABASE_URL: database.url });
-  startProcess('worker', { DATABASE_URL: database.url });
   const host = config.host && !['0.0.0.0', '::'].includes(config.host) ? config.host : 'localhost';
   const url = `http://${host}:${config.port}`;
-  await untilReady(url);
+  // Its hash, since it holds secrets.
+  const settings = createHash('sha256').update(JSON.stringify(config)).digest('hex');
+  const missing = (Object.keys(processes) as ProcessName[]).filter((name) => pidOf(name) === null);
+  for (const name of Object.keys(processes) as ProcessName[]) {
+    if (!missing.includes(name) && hasOtherSettings(name, settings)) {
+      throw new Error(`The ${name} runs with other settings than these. Run make down first.`);
+    }
+  }
+  if (missing.includes('api') && (await isTaken(config))) {
+    throw new Error(`Port ${config.port} is taken by another program: stop it, or set PORT in .env.`);
+  }
+  const logged = { api: logLength('api'), worker: logLength('worker') };
+  for (const name of missing) startProcess(name, { DATABASE_URL: database.url }, settings);
+  try {
+    await untilReady(url, logged);
+  } catch (error) {
+    for (const name of missing) await stopProcess(name);
+    throw error;
+  }
   step(
-    wasRunning ? 'API and worker are running already (make down stops them)' : 'API and worker are running',
+    missing.length === 0
+      ? 'API and worker are running already (make down stops them)'
+      : 'API and worker are running',
   );
 
   const token = config.jwtSecret
@@ -56,26 +86,26 @@ function isTaken(config: Config): Promise<boolean> {
   });
 }
 
-async function untilReady(url: string) {
+async function untilReady(url: string, logged: Record<ProcessName, number>) {
   const deadline = Date.now() + 60_000;
   let reason = 'no answer';
   while (Date.now() < deadline) {
-    for (const name of ['api', 'worker'] as const) {
-      if (!pidOf(name))
-        throw new Error(`The ${name} ended at its start. The end of ${logFile(name)}:\n${logTail(name)}`);
-    }
+    let isReady = false;
     try {
       const answer = await fetch(`${url}/health/ready`, { signal: AbortSignal.timeout(3_000) });
-      if (answer.ok) return;
+      isReady = answer.ok;
       reason = await answer.text();
     } catch (error) {
       reason = (error as Error).message;
     }
+    for (const name of ['api', 'worker'] as const) {
+      if (!pidOf(name))
+        throw new Error(`The ${name} ended at its start:\n${messagesSince(name, logged[name])}`);
+    }
+    if (isReady) return;
     await sleep(50);
   }
-  throw new Error(
-    `The API is not ready after a minute: ${reason}\nThe end of ${logFile('api')}:\n${logTail('api')}`,
-  );
+  throw new Error(`The API is not ready after a minute: ${reason}\n${messagesSince('api', logged.api)}`);
 }
 
 // The worker observes its host at once; wait for that, so that the first query has something to show.

@@ -315,19 +315,22 @@ comment on function lib.choose_tier is
   'The coarsest tier that answers exactly: its width divides the window, local buckets begin with one of its own, and for '
   'percentiles the window is its width and each group one series. raw where none does.';
 
-create function lib.mark_late(_org_ids int[], _starts timestamptz[], _ends timestamptz[])
+create function api.mark_late(_org_ids int[], _starts timestamptz[], _ends timestamptz[])
 returns void
 language plpgsql
 volatile
+security definer
 set search_path = ''
 as $$
 declare
-  -- Five minutes before the transaction: see obs.tier.lag. The watermark is later only where a clock was turned back.
-  _settled constant timestamptz := greatest(
-    now() - interval '5 minutes',
-    (select max(obs.tier_watermark(t.name)) from obs.tier t)
-  );
+  -- Five minutes before the transaction: see obs.tier.lag.
+  _settled timestamptz := now() - interval '5 minutes';
 begin
+  -- Later only where a clock was turned back.
+  select greatest(_settled, max(obs.tier_watermark(t.name))) into _settled from obs.tier t;
+  if (select min(s) from unnest(_starts) as s) >= _settled then
+    return;
+  end if;
   insert into obs.dirty_range (org_id, starts_at, ends_at)
   select r.org_id, lower(merged.late), upper(merged.late)
   from (
@@ -339,22 +342,9 @@ begin
   cross join lateral (select unnest(r.late) as late) as merged;
 end
 $$;
-comment on function lib.mark_late is
-  'Writes to obs.dirty_range those of the times that samples arrive for that may have been rolled up. '
-  'To be called in the transaction that writes the samples.';
-
-create function api.mark_late(_org_ids int[], _starts timestamptz[], _ends timestamptz[])
-returns void
-language plpgsql
-volatile
-security definer
-set search_path = ''
-as $$
-begin
-  perform lib.mark_late(_org_ids, _starts, _ends);
-end
-$$;
-comment on function api.mark_late is 'lib.mark_late, for the flushes of the ingest path: they hold samples of many orgs.';
+comment on function api.mark_late is
+  'Writes to obs.dirty_range those of the times that samples arrive for that may have been rolled up. To be called in the '
+  'transaction that writes the samples; a flush holds those of many orgs.';
 
 create function job.refresh_tier(_tier text, _now timestamptz default now())
 returns boolean

@@ -66,7 +66,7 @@ export async function ensureRuntime(log: Log): Promise<void> {
     installTools();
   }
   mkdirSync(cacheFolder, { recursive: true });
-  await withLock(path.join(cacheFolder, 'lock'), async () => {
+  await withLock(path.join(cacheFolder, 'lock'), log, async () => {
     if (existsSync(runtimeFolder)) return;
     log('Unpacking PostgreSQL 17 and TimescaleDB (once on this machine)');
     const partial = `${runtimeFolder}.partial`;
@@ -159,25 +159,37 @@ function retryOnce(command: string, args: string[], env = process.env) {
 }
 
 // Another process may be at the same work. The lock is a folder, which only one can make.
-async function withLock<T>(folder: string, work: () => Promise<T>): Promise<T> {
-  const deadline = Date.now() + 300_000;
+async function withLock<T>(folder: string, log: Log, work: () => Promise<T>): Promise<T> {
+  const holder = path.join(folder, 'pid');
+  let isWaiting = false;
   for (;;) {
     try {
       mkdirSync(folder);
+      writeFileSync(holder, `${process.pid}\n`);
       break;
     } catch {
-      // Left behind by a process that was killed: unpacking never takes that long.
+      // Whoever made it may have been killed; the file comes a moment after the folder.
       const age = Date.now() - (statSync(folder, { throwIfNoEntry: false })?.mtimeMs ?? Date.now());
-      if (age > 280_000) rmSync(folder, { recursive: true, force: true });
-      if (Date.now() > deadline)
-        throw new Error(`another process holds ${folder}; remove it if there is none`);
-      await sleep(500);
+      if (age > 1_000 && !isAlive(holder)) rmSync(folder, { recursive: true, force: true });
+      else if (!isWaiting && age > 1_000) {
+        isWaiting = true;
+        log(`Waiting for another process that holds ${folder}`);
+      }
+      await sleep(100);
     }
   }
   try {
     return await work();
   } finally {
     rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function isAlive(pidFile: string): boolean {
+  try {
+    return process.kill(Number(readFileSync(pidFile, 'utf8')), 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
 
@@ -221,7 +233,7 @@ export async function startEmbedded(
 ): Promise<EmbeddedServer> {
   await ensureRuntime(log);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
-  return await withLock(path.join(folder, 'lock'), () => startLocked(folder, log, settings));
+  return await withLock(path.join(folder, 'lock'), log, () => startLocked(folder, log, settings));
 }
 
 async function startLocked(

@@ -15,7 +15,10 @@ export type ServerKind = 'given' | 'compose' | 'embedded';
 
 /** Finds the database server, starting it where it is ours to start. The URL's user may create databases. */
 export async function findServer(log: (line: string) => void): Promise<{ kind: ServerKind; url: string }> {
-  if (process.env.DATABASE_URL) return { kind: 'given', url: process.env.DATABASE_URL };
+  if (process.env.DATABASE_URL) {
+    await reach(process.env.DATABASE_URL);
+    return { kind: 'given', url: process.env.DATABASE_URL };
+  }
   // A checkout that began with the embedded server stays with it: its data is there.
   if (!existsSync(embeddedFolder) && hasCompose()) return { kind: 'compose', url: startCompose(log) };
   const obstacle = embeddedObstacle();
@@ -29,6 +32,17 @@ export async function findServer(log: (line: string) => void): Promise<{ kind: S
   }
   if (!embeddedPid(embeddedFolder)) log('Starting the embedded TimescaleDB');
   return { kind: 'embedded', url: (await startEmbedded(embeddedFolder, log)).url };
+}
+
+async function reach(url: string) {
+  const sql = postgres(url, { max: 1, connect_timeout: 5, onnotice: () => {} });
+  try {
+    await sql`select 1`;
+  } catch (error) {
+    throw new Error(`The database of DATABASE_URL cannot be used: ${(error as Error).message}`);
+  } finally {
+    await sql.end({ timeout: 1 });
+  }
 }
 
 /** The service's database: the one that DATABASE_URL names, else "observability" on a server of ours. */
@@ -47,9 +61,15 @@ export async function findDatabase(log: (line: string) => void): Promise<{ kind:
   return { kind: server.kind, url: url.href };
 }
 
-/** Stops the server if it is ours. */
-export async function stopServer(): Promise<void> {
-  if (process.env.DATABASE_URL) return;
-  if (existsSync(embeddedFolder)) await stopEmbedded(embeddedFolder);
-  else if (hasCompose()) stopCompose();
+/** Stops the server if it is ours. Answers what it did, for people. */
+export async function stopServer(): Promise<string> {
+  if (process.env.DATABASE_URL) return 'The database of DATABASE_URL goes on';
+  if (existsSync(embeddedFolder)) {
+    const wasRunning = embeddedPid(embeddedFolder) !== null;
+    await stopEmbedded(embeddedFolder);
+    return wasRunning ? 'The database is stopped; its data stays in .data' : 'The database was not running';
+  }
+  if (!hasCompose()) return 'The database was not running';
+  stopCompose();
+  return 'The database is stopped; its data stays in its Docker volume';
 }

@@ -1,13 +1,16 @@
 -- migrate:up
 -- Buckets that job.refresh_tiers has rolled up are in the hypertables *_rolled; the views add those that are not.
+-- In plpgsql, which keeps its plan: in SQL it is planned anew at each call, and each flush calls it.
 create function obs.tier_watermark(_tier text)
 returns timestamptz
-language sql
+language plpgsql
 stable
 parallel safe
 set search_path = ''
 as $$
-  select watermark from obs.tier where name = _tier
+begin
+  return (select t.watermark from obs.tier t where t.name = _tier);
+end
 $$;
 comment on function obs.tier_watermark(text) is 'Buckets of a tier that end at or before it are materialized.';
 

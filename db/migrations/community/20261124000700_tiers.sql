@@ -76,16 +76,21 @@ select public.set_chunk_time_interval('obs.sample_1d', interval '1 year');
 create index on obs.sample_1d (series_id, bucket);
 comment on view obs.sample_1d is 'Samples of a series in buckets of 1 day: a real-time continuous aggregate.';
 
+-- In plpgsql, which keeps its plan: in SQL it is planned anew at each call, and each flush calls it.
 create function obs.tier_watermark(_tier text)
 returns timestamptz
-language sql
+language plpgsql
 stable
 parallel safe
 set search_path = ''
 as $$
-  select _timescaledb_functions.to_timestamp(_timescaledb_functions.cagg_watermark(a.mat_hypertable_id))
-  from _timescaledb_catalog.continuous_agg a
-  where a.user_view_schema = 'obs' and a.user_view_name = 'sample_' || _tier
+begin
+  return (
+    select _timescaledb_functions.to_timestamp(_timescaledb_functions.cagg_watermark(a.mat_hypertable_id))
+    from _timescaledb_catalog.continuous_agg a
+    where a.user_view_schema = 'obs' and a.user_view_name = 'sample_' || _tier
+  );
+end
 $$;
 comment on function obs.tier_watermark(text) is 'Buckets of a tier that end at or before it are materialized.';
 

@@ -60,7 +60,7 @@ declare
   _until timestamptz;
 begin
   select t.width into _width from obs.tier t where t.name = _tier;
-  select coalesce(now() - r.keep, '-infinity') into _raw_from from obs.retention r where r.table_name = 'sample';
+  _raw_from := coalesce((select now() - r.keep from obs.retention r where r.table_name = 'sample'), '-infinity');
 
   -- Whole buckets inside the range. Where raw samples are gone a bucket cannot be cut, and is taken whole.
   _from := public.time_bucket(_width, _start);
@@ -296,6 +296,8 @@ begin
       when _window is null then _end - _start < 2 * _tier.width
       else _window_seconds < _tier.seconds or mod(_window_seconds::numeric, _tier.seconds::numeric) <> 0
     end;
+    -- Nothing of the range is rolled up: raw samples are aggregated directly.
+    continue when obs.tier_watermark(_tier.name) <= _start;
     -- Local buckets have to begin where the tier's do: the zone's offset a multiple of its width, all through the range.
     continue when _timezone <> 'UTC' and _window is not null and exists (
       select
@@ -313,7 +315,7 @@ end
 $$;
 comment on function lib.choose_tier is
   'The coarsest tier that answers exactly: its width divides the window, local buckets begin with one of its own, and for '
-  'percentiles the window is its width and each group one series. raw where none does.';
+  'percentiles the window is its width and each group one series. raw where none does, or where nothing of the range is rolled up.';
 
 create function api.mark_late(_org_ids int[], _starts timestamptz[], _ends timestamptz[])
 returns void

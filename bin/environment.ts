@@ -26,7 +26,8 @@ export function loadEnvironment(): void {
   for (const name of ['JWT_SECRET', 'JWT_JWKS_URL', 'DATABASE_URL'])
     if (process.env[name] === '') delete process.env[name];
   if (text) process.loadEnvFile(envFile);
-  if (process.env.JWT_SECRET || process.env.JWT_JWKS_URL) return;
+  // In production a secret is for whoever deploys to give; the configuration says so when there is none.
+  if (process.env.JWT_SECRET || process.env.JWT_JWKS_URL || process.env.NODE_ENV === 'production') return;
   const secret = randomBytes(32).toString('hex');
   appendFileSync(envFile, `${text && !text.endsWith('\n') ? '\n' : ''}JWT_SECRET=${secret}\n`);
   chmodSync(envFile, 0o600);

@@ -140,7 +140,7 @@ describe('the worker role', () => {
   });
 });
 
-test('functions pin their search path, and none of api, job or queue runs as its caller', async () => {
+test('functions pin their search path, and none of api or job runs as its caller', async () => {
   const functions = await database.sql<
     {
       signature: string;
@@ -154,7 +154,7 @@ test('functions pin their search path, and none of api, job or queue runs as its
     select p.oid::regprocedure::text as signature, n.nspname as schema, p.prosecdef as secdef, p.proconfig as config, l.lanname as language,
       obj_description(p.oid, 'pg_proc') is not null as described
     from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang
-    where n.nspname in ('api', 'job', 'lib', 'queue')`;
+    where n.nspname in ('api', 'job', 'lib')`;
   expect(functions.length).toBeGreaterThan(10);
   for (const f of functions) {
     expect(f.described, `${f.signature} has no comment`).toBe(true);

@@ -3,7 +3,6 @@ import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { pino } from 'pino';
-import postgres from 'postgres';
 import { checkoutFolder, findServer } from '../db/server/find.ts';
 import { createApp } from '../src/app.ts';
 import { parseConfig } from '../src/config.ts';
@@ -44,7 +43,7 @@ function run(file: string, args: string[]): string | null {
 async function checkFunctions(): Promise<string | null> {
   const server = await createTemplate((await findServer(() => {})).url);
   try {
-    const sql = postgres(await cloneDatabase(server), { max: 1, onnotice: () => {} });
+    const sql = connect(await cloneDatabase(server), { name: 'obs-check', max: 1 });
     try {
       const [available] = await sql`select from pg_available_extensions where name = 'plpgsql_check'`;
       if (!available) return 'skipped: this server has no extension plpgsql_check';

@@ -1,7 +1,7 @@
 // Which database the commands of this checkout use: DATABASE_URL, else Docker Compose, else the embedded server.
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import postgres from 'postgres';
+import { connect } from '../../src/db.ts';
 import { hasCompose, startCompose, stopCompose } from './compose.ts';
 import { embeddedObstacle, embeddedPid, startEmbedded, stopEmbedded } from './embedded.ts';
 
@@ -35,7 +35,7 @@ export async function findServer(log: (line: string) => void): Promise<{ kind: S
 }
 
 async function reach(url: string) {
-  const sql = postgres(url, { max: 1, connect_timeout: 5, onnotice: () => {} });
+  const sql = connect(url, { name: 'obs-find', max: 1 });
   try {
     await sql`select 1`;
   } catch (error) {
@@ -49,7 +49,7 @@ async function reach(url: string) {
 export async function findDatabase(log: (line: string) => void): Promise<{ kind: ServerKind; url: string }> {
   const server = await findServer(log);
   if (server.kind === 'given') return server;
-  const sql = postgres(server.url, { max: 1, onnotice: () => {} });
+  const sql = connect(server.url, { name: 'obs-find', max: 1 });
   try {
     const [found] = await sql`select from pg_database where datname = ${databaseName}`;
     if (!found) await sql`create database ${sql(databaseName)}`;

@@ -133,19 +133,20 @@ export function createCommitter(sessions: readonly Session[], options: Committer
   async function copy(session: Session, batch: Pending[], isKeyed: boolean): Promise<Verdict[]> {
     return await session.transaction(async (transaction) => {
       const verdicts = isKeyed ? await claim(transaction, batch) : batch.map(() => 'claimed' as const);
-      const rows = claimed(batch, verdicts).map((pending) => pending.samples);
-      if (rows.length === 0) return verdicts;
+      const recorded = claimed(batch, verdicts);
+      if (recorded.length === 0) return verdicts;
       const stream =
         await transaction`copy obs.sample (time, series_id, value) from stdin with (format binary)`.writable();
       await new Promise<void>((resolve, reject) => {
         stream.on('error', reject);
-        stream.write(encodeCopy(rows), (error) => (error ? reject(error) : resolve()));
+        stream.write(encodeCopy(recorded.map((pending) => pending.samples)), (error) =>
+          error ? reject(error) : resolve(),
+        );
       });
       stream.end();
       // The stream's own 'finish' proves nothing: after an error at the end of the COPY postgres.js emits it with
       // the next statement's success, or never. In a transaction that has failed this statement fails too.
-      const times = touchedTimes(claimed(batch, verdicts));
-      await transaction`select api.mark_late(${times.orgIds}::text::int[], ${times.starts}::text::timestamptz[], ${times.ends}::text::timestamptz[])`;
+      await transaction`select ${markLate(transaction, recorded)}`;
       return verdicts;
     });
   }
@@ -218,7 +219,6 @@ async function insert(sql: Queryable, batch: Pending[]) {
   if (batch.length === 0) return;
   const list = (pick: (samples: Samples) => ArrayLike<number>) =>
     `{${batch.map((pending) => Array.prototype.join.call(pick(pending.samples), ',')).join(',')}}`;
-  const times = touchedTimes(batch);
   await sql`
     insert into obs.sample (time, series_id, value)
     select timestamptz 'epoch' + s.micros * interval '1 microsecond', s.series_id, s.value
@@ -227,7 +227,13 @@ async function insert(sql: Queryable, batch: Pending[]) {
       ${list((samples) => samples.seriesIds)}::text::int[],
       ${list((samples) => samples.values)}::text::float8[]
     ) as s (micros, series_id, value)
-    cross join api.mark_late(${times.orgIds}::text::int[], ${times.starts}::text::timestamptz[], ${times.ends}::text::timestamptz[])`;
+    cross join ${markLate(sql, batch)}`;
+}
+
+// Tells the database for which times samples come: part of the insert that writes them, or right behind their COPY.
+function markLate(sql: Queryable, batch: Pending[]) {
+  const { orgIds, starts, ends } = touchedTimes(batch);
+  return sql`api.mark_late(${orgIds}::text::int[], ${starts}::text::timestamptz[], ${ends}::text::timestamptz[])`;
 }
 
 const spanMicros = 300e6;

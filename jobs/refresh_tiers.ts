@@ -5,7 +5,7 @@ import type { Sql } from '../src/db.ts';
 
 export function refreshTiers(sql: Sql): Task {
   return async (_payload, helpers) => {
-    for (const tier of ['5m', '1h', '1d']) {
+    for (const { tier } of await sql<{ tier: string }[]>`select job.list_tiers() as tier`) {
       // One transaction a step: a worker that is killed loses the step it was at, and the next one takes it up.
       let hasMore = true;
       while (hasMore && !helpers.abortSignal?.aborted) {

@@ -1,3 +1,13 @@
+create function lib.percentile_fraction(_aggregation text)
+returns float8
+language sql
+immutable
+parallel safe
+as $$
+  select case _aggregation when 'p90' then 0.9 when 'p95' then 0.95 when 'p99' then 0.99 else 0.5 end
+$$;
+comment on function lib.percentile_fraction(text) is 'What median, p50, p90, p95 and p99 stand for, 0 to 1.';
+
 create function lib.aggregate_samples(
   _series_ids int[],
   _group_numbers int[],
@@ -36,9 +46,7 @@ begin
   elsif _aggregation in ('median', 'p50', 'p90', 'p95', 'p99') then
     return query
     select g.group_number, lib.bucket_start(s.time, _window, _timezone, _start),
-      percentile_cont(
-        case _aggregation when 'p90' then 0.9 when 'p95' then 0.95 when 'p99' then 0.99 else 0.5 end
-      ) within group (order by s.value)
+      percentile_cont(lib.percentile_fraction(_aggregation)) within group (order by s.value)
     from obs.sample s
     join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = s.series_id
     where s.series_id = any (_series_ids) and s.time >= _start and s.time < _end
@@ -120,7 +128,8 @@ declare
   _series_ids int[];
   _group_numbers int[];
   _groups jsonb[];
-  _tier text;
+  _plan record;
+  _resolution text;
   _buckets timestamptz[];
   _result text;
 begin
@@ -150,8 +159,19 @@ begin
   into _series_ids, _group_numbers, _groups
   from numbered n;
 
-  _tier := lib.choose_tier(
-    _aggregation, _start, _end, _width, _timezone, cardinality(_series_ids) = cardinality(_groups)
+  select * into _plan
+  from lib.choose_tier(
+    _aggregation, _start, _end, _width, _timezone, cardinality(_series_ids), cardinality(_groups)
+  );
+  _resolution := coalesce(
+    (
+      select replace(c.tier, 'hist_', '')
+      from lib.cover_range(_plan.tier, _start, _plan.raw_from) c
+      where _plan.raw_from > _start
+      order by c.starts_at
+      limit 1
+    ),
+    'raw'
   );
 
   if _fill <> 'none' and _width is not null then
@@ -161,12 +181,22 @@ begin
 
   with aggregated as materialized (
     select a.group_number, a.bucket, a.value
-    from lib.aggregate_samples(_series_ids, _group_numbers, _start, _end, _aggregation, _width, _timezone) as a
-    where _tier = 'raw'
+    from lib.aggregate_samples(
+      _series_ids, _group_numbers, _plan.raw_from, _end, _aggregation, _width, _timezone
+    ) as a
+    where _plan.raw_from < _end
     union all
     select a.group_number, a.bucket, a.value
-    from lib.aggregate_tier(_tier, _org_id, _series_ids, _group_numbers, _start, _end, _aggregation, _width, _timezone) as a
-    where _tier <> 'raw'
+    from lib.aggregate_tier(
+      _plan.tier, _org_id, _series_ids, _group_numbers, _start, _plan.raw_from, _aggregation, _width, _timezone
+    ) as a
+    where _plan.raw_from > _start and not _plan.holds_histograms
+    union all
+    select a.group_number, a.bucket, a.value
+    from lib.aggregate_histograms(
+      _plan.tier, _org_id, _series_ids, _group_numbers, _start, _plan.raw_from, _aggregation, _width, _timezone
+    ) as a
+    where _plan.raw_from > _start and _plan.holds_histograms
   ),
   filled as (
     select a.group_number, a.bucket, a.value
@@ -273,7 +303,7 @@ begin
   select format(
     '{"metric_name":%s,"aggregation":%s,"time_window":%s,"resolution":%s,%s,"truncated":%s}',
     to_json(_metric_name), to_json(_aggregation), coalesce(to_json(_window)::text, 'null'),
-    to_json(_tier), json_series, is_truncated::text
+    to_json(_resolution), json_series, is_truncated::text
   )
   into _result
   from answered;

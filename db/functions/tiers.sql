@@ -1,3 +1,12 @@
+create function lib.kept_from(_table_name text)
+returns timestamptz
+language sql
+stable
+as $$
+  select coalesce((select now() - r.keep from obs.retention r where r.table_name = _table_name), '-infinity')
+$$;
+comment on function lib.kept_from(text) is 'From when on the rows of a table of obs are kept, see obs.retention; -infinity: for ever.';
+
 create function lib.roll_up_samples(_width interval, _series_ids int[], _start timestamptz, _end timestamptz)
 returns table (
   series_id int,
@@ -60,7 +69,7 @@ declare
   _until timestamptz;
 begin
   select t.width into _width from obs.tier t where t.name = _tier;
-  _raw_from := coalesce((select now() - r.keep from obs.retention r where r.table_name = 'sample'), '-infinity');
+  _raw_from := lib.kept_from('sample');
 
   -- Whole buckets inside the range. Where raw samples are gone a bucket cannot be cut, and is taken whole.
   _from := public.time_bucket(_width, _start);
@@ -100,6 +109,44 @@ comment on function lib.split_range is
   'Which parts of [_start, _end) are read from a tier (whole buckets, rolled up and not dirty) and which from raw samples: '
   'the rest. Where the retention has dropped the raw samples, a bucket at either end is taken whole.';
 
+create function lib.cover_range(_tier text, _start timestamptz, _end timestamptz)
+returns table (tier text, width interval, starts_at timestamptz, ends_at timestamptz)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  _next record;
+  _kept_from timestamptz;
+begin
+  ends_at := _end;
+  for _next in
+    select t.name, t.width, lead(t.width) over (order by t.width) as coarser_width
+    from obs.tier t
+    join obs.tier asked on asked.name = _tier
+    where t.width >= asked.width and t.holds_histograms = asked.holds_histograms
+      and (t.holds_percentiles or not asked.holds_percentiles)
+    order by t.width
+  loop
+    tier := _next.name;
+    width := _next.width;
+    _kept_from := lib.kept_from('sample_' || _next.name);
+    starts_at := case
+      when _next.coarser_width is null or _kept_from <= _start then _start
+      -- The first bucket of the coarser tier that this one has all of.
+      else public.time_bucket(_next.coarser_width, _kept_from) + _next.coarser_width
+    end;
+    if starts_at < ends_at then
+      return next;
+      ends_at := starts_at;
+    end if;
+    exit when ends_at <= _start;
+  end loop;
+end
+$$;
+comment on function lib.cover_range is
+  'The tiers that [_start, _end) is read from, newest part first: _tier as far back as its retention reaches, coarser ones before.';
+
 create function lib.read_tier(_tier text, _org_id int, _series_ids int[], _start timestamptz, _end timestamptz)
 returns table (
   series_id int,
@@ -121,41 +168,31 @@ set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
-  _width constant interval := (select t.width from obs.tier t where t.name = _tier);
-  _parts record;
+  _part record;
+  _split record;
   _range tstzrange;
 begin
-  select * into _parts from lib.split_range(_tier, _org_id, _start, _end);
-  foreach _range in array array(select unnest(_parts.rolled_up)) loop
-    if _tier = '5m' then
+  for _part in select * from lib.cover_range(_tier, _start, _end) loop
+    select * into _split from lib.split_range(_part.tier, _org_id, _part.starts_at, _part.ends_at);
+    foreach _range in array array(select unnest(_split.rolled_up)) loop
+      return query execute format(
+        'select t.series_id, t.bucket, t.count, t.sum, t.min, t.max, t.moments,
+           t.first_value, t.first_time, t.last_value, t.last_time, t.increase
+         from obs.%I t
+         where t.series_id = any ($1) and t.bucket >= $2 and t.bucket < $3',
+        'sample_' || _part.tier
+      ) using _series_ids, lower(_range), upper(_range);
+    end loop;
+    foreach _range in array array(select unnest(_split.raw)) loop
       return query
-      select t.series_id, t.bucket, t.count, t.sum, t.min, t.max, t.moments,
-        t.first_value, t.first_time, t.last_value, t.last_time, t.increase
-      from obs.sample_5m t
-      where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
-    elsif _tier = '1h' then
-      return query
-      select t.series_id, t.bucket, t.count, t.sum, t.min, t.max, t.moments,
-        t.first_value, t.first_time, t.last_value, t.last_time, t.increase
-      from obs.sample_1h t
-      where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
-    else
-      return query
-      select t.series_id, t.bucket, t.count, t.sum, t.min, t.max, t.moments,
-        t.first_value, t.first_time, t.last_value, t.last_time, t.increase
-      from obs.sample_1d t
-      where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
-    end if;
-  end loop;
-  foreach _range in array array(select unnest(_parts.raw)) loop
-    return query
-    select * from lib.roll_up_samples(_width, _series_ids, lower(_range), upper(_range));
+      select * from lib.roll_up_samples(_part.width, _series_ids, lower(_range), upper(_range));
+    end loop;
   end loop;
 end
 $$;
 comment on function lib.read_tier is
-  'Rows of a tier for [_start, _end), in no order, right at once whatever is rolled up: see lib.split_range. '
-  'A bucket can come in two rows, its parts.';
+  'Rows of a tier for [_start, _end), in no order, right at once whatever is rolled up (see lib.split_range), of a coarser tier '
+  'where this one''s retention has dropped them (see lib.cover_range). A bucket can come in two rows, its parts.';
 
 create function lib.aggregate_tier(
   _tier text,
@@ -176,7 +213,8 @@ set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   _lookback constant interval := lib.counter_lookback(_window);
-  _parts record;
+  _part record;
+  _split record;
   _range tstzrange;
 begin
   if _aggregation in ('avg', 'sum', 'min', 'max', 'count') then
@@ -243,27 +281,24 @@ begin
 
   else
     -- Percentiles: one series a group, buckets of the tier's own width (lib.choose_tier sees to it).
-    select * into _parts from lib.split_range(_tier, _org_id, _start, _end);
-    foreach _range in array array(select unnest(_parts.rolled_up)) loop
-      if _tier = '1h' then
+    for _part in select * from lib.cover_range(_tier, _start, _end) loop
+      select * into _split from lib.split_range(_part.tier, _org_id, _part.starts_at, _part.ends_at);
+      foreach _range in array array(select unnest(_split.rolled_up)) loop
+        return query execute format(
+          'select g.group_number, t.bucket, t.%I
+           from obs.%I t
+           join unnest($1, $2) as g (series_id, group_number) on g.series_id = t.series_id
+           where t.series_id = any ($1) and t.bucket >= $3 and t.bucket < $4',
+          replace(_aggregation, 'median', 'p50'), 'sample_' || _part.tier
+        ) using _series_ids, _group_numbers, lower(_range), upper(_range);
+      end loop;
+      foreach _range in array array(select unnest(_split.raw)) loop
         return query
-        select g.group_number, t.bucket,
-          case _aggregation when 'p90' then t.p90 when 'p95' then t.p95 when 'p99' then t.p99 else t.p50 end
-        from obs.sample_1h t
-        join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = t.series_id
-        where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
-      else
-        return query
-        select g.group_number, t.bucket,
-          case _aggregation when 'p90' then t.p90 when 'p95' then t.p95 when 'p99' then t.p99 else t.p50 end
-        from obs.sample_1d t
-        join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = t.series_id
-        where t.series_id = any (_series_ids) and t.bucket >= lower(_range) and t.bucket < upper(_range);
-      end if;
-    end loop;
-    foreach _range in array array(select unnest(_parts.raw)) loop
-      return query
-      select a.* from lib.aggregate_samples(_series_ids, _group_numbers, lower(_range), upper(_range), _aggregation, _window, _timezone) a;
+        select a.*
+        from lib.aggregate_samples(
+          _series_ids, _group_numbers, lower(_range), upper(_range), _aggregation, _part.width, _timezone
+        ) a;
+      end loop;
     end loop;
   end if;
 end
@@ -276,9 +311,12 @@ create function lib.choose_tier(
   _end timestamptz,
   _window interval,
   _timezone text,
-  _has_one_series_a_group boolean
+  _series_count int,
+  _group_count int,
+  out tier text,
+  out holds_histograms boolean,
+  out raw_from timestamptz
 )
-returns text
 language plpgsql
 stable
 set search_path = ''
@@ -286,15 +324,21 @@ as $$
 declare
   _is_percentile constant boolean := _aggregation in ('median', 'p50', 'p90', 'p95', 'p99');
   _window_seconds constant float8 := extract(epoch from _window);
-  _tier record;
+  _raw_kept_from constant timestamptz := lib.kept_from('sample');
+  -- Raw samples, which are exact, are as quick: 200 hours of one series, or 2 of a hundred.
+  _is_short constant boolean :=
+    _start >= _raw_kept_from and _series_count * extract(epoch from _end - _start) <= 200 * 3600;
+  _tier obs.tier;
 begin
-  for _tier in
-    select t.name, t.width, extract(epoch from t.width)::float8 as seconds from obs.tier t order by t.width desc
-  loop
+  for _tier in select * from obs.tier t order by t.holds_histograms, t.width desc loop
     continue when case
-      when _is_percentile then _tier.name = '5m' or _window is distinct from _tier.width or not _has_one_series_a_group
+      when not _is_percentile then _tier.holds_histograms
+      when _tier.holds_histograms then _is_short
+      else not _tier.holds_percentiles or _window is distinct from _tier.width or _series_count > _group_count
+    end;
+    continue when case
       when _window is null then _end - _start < 2 * _tier.width
-      else _window_seconds < _tier.seconds or mod(_window_seconds::numeric, _tier.seconds::numeric) <> 0
+      else mod(_window_seconds::numeric, extract(epoch from _tier.width)) <> 0
     end;
     -- Nothing of the range is rolled up: raw samples are aggregated directly.
     continue when obs.tier_watermark(_tier.name) <= _start;
@@ -306,16 +350,33 @@ begin
         union all
         select _end
       ) as instants
-      where mod(extract(epoch from (at at time zone _timezone) - (at at time zone 'UTC')), _tier.seconds::numeric) <> 0
+      where mod(extract(epoch from (at at time zone _timezone) - (at at time zone 'UTC')), extract(epoch from _tier.width)) <> 0
     );
-    return _tier.name;
+    tier := _tier.name;
+    holds_histograms := _tier.holds_histograms;
+    raw_from := _end;
+    return;
   end loop;
-  return 'raw';
+
+  raw_from := _start;
+  if _raw_kept_from <= _start then
+    return;
+  end if;
+  -- What raw samples no longer hold comes from the finest tier, in its buckets; they begin again with a bucket of the answer.
+  select * into _tier from obs.tier t where t.holds_histograms = _is_percentile order by t.width limit 1;
+  tier := _tier.name;
+  holds_histograms := _tier.holds_histograms;
+  raw_from := public.time_bucket(_tier.width, _raw_kept_from) + _tier.width;
+  raw_from := least(_end, lib.bucket_end(
+    lib.bucket_start(raw_from - interval '1 microsecond', _window, _timezone, _start), _window, _timezone, _end
+  ));
 end
 $$;
 comment on function lib.choose_tier is
-  'The coarsest tier that answers exactly: its width divides the window, local buckets begin with one of its own, and for '
-  'percentiles the window is its width and each group one series. raw where none does, or where nothing of the range is rolled up.';
+  'What answers a query: the coarsest tier that does so exactly for [_start, raw_from), raw samples for [raw_from, _end). A '
+  'tier does when its width divides the window and local buckets begin with one of its own; for percentiles when it holds '
+  'them, the window is its width and each group one series. Other percentiles come from histograms, within 1 %, unless the '
+  'range is short. Raw samples where no tier does, and the finest tier where they are no longer kept.';
 
 create function api.mark_late(_org_ids int[], _starts timestamptz[], _ends timestamptz[])
 returns void
@@ -347,6 +408,17 @@ $$;
 comment on function api.mark_late is
   'Writes to obs.dirty_range those of the times that samples arrive for that may have been rolled up. To be called in the '
   'transaction that writes the samples; a flush holds those of many orgs.';
+
+create function job.list_tiers()
+returns setof text
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select name from obs.tier order by width, holds_histograms
+$$;
+comment on function job.list_tiers is 'The tiers in the order in which they are to be refreshed: some are taken from finer ones.';
 
 create function job.refresh_tier(_tier text, _now timestamptz default now())
 returns boolean

@@ -136,7 +136,7 @@ const answerFields = {
   metric_name: z.string(),
   aggregation: z.enum(aggregations),
   time_window: z.string().nullable(),
-  resolution: z.enum(['raw', '5m', '1h', '1d']),
+  resolution: z.string().openapi({ description: 'raw, or the tier that answered: 5m, 1h or 1d' }),
   truncated: z.boolean(),
 };
 const pointsAnswerSchema = z

@@ -264,6 +264,132 @@ describe('random samples of three hosts with gaps, duplicates and counter resets
   });
 });
 
+describe('percentiles of merged series and other windows, from histograms', () => {
+  // Spread over nine decades, negative and zero too, and so seldom that ranges are long.
+  const hosts = Array.from({ length: 12 }, (_, i) => `h${String(i).padStart(2, '0')}`);
+  const samples: Sample[] = [];
+  let seed = 7;
+  const random = () => {
+    seed = (seed * 1103515245 + 12345) % 2147483648;
+    return seed / 2147483648;
+  };
+  for (const [i, host] of hosts.entries()) {
+    for (let time = origin - 10 * day; time < origin + 4 * day; time += 20 * minute) {
+      const sign = i === 0 ? -1 : i === 1 && random() < 0.5 ? -1 : 1;
+      const value = i === 2 && random() < 0.5 ? 0 : sign * 10 ** (random() * (i < 6 ? 9 : 1) - 3);
+      samples.push({ series: host, time: time + Math.floor(random() * 20 * minute), value });
+    }
+  }
+  samples.push({ series: 'huge', time: origin + hour, value: 1e300 });
+  const send = (some: Sample[]) =>
+    record(
+      'spread_out',
+      some.map(({ series, time, value }) => ({ time, value, labels: { host: series, half: half(series) } })),
+    );
+  const half = (host: string) => (host < 'h06' ? 'wide' : 'narrow');
+  beforeAll(async () => {
+    await send(samples);
+    await rollUp(api.sql);
+  });
+
+  const start = origin - 9.6 * day;
+  const end = origin + 3.7 * day;
+
+  async function compareAll(aggregation: string, window: string | undefined, resolution: string) {
+    const width = window ? Number.parseInt(window, 10) * (window.endsWith('h') ? hour : day) : end - start;
+    const bucketOf = (time: number) => (window ? Math.floor(time / width) * width : start);
+    const answer = await query({
+      metric_name: 'spread_out',
+      start_time: start,
+      end_time: end,
+      aggregation,
+      time_window: window,
+      group_by: ['half'],
+    });
+    expect(answer.resolution).toBe(resolution);
+    expect(answer.series.map((series: { labels: unknown }) => series.labels)).toEqual([
+      { half: 'narrow' },
+      { half: 'wide' },
+    ]);
+    let checked = 0;
+    for (const { labels, points } of answer.series) {
+      const own = samples.filter(
+        ({ series, time }) => half(series) === labels.half && time >= start && time < end,
+      );
+      const expected = Map.groupBy(own, (sample) => bucketOf(sample.time));
+      expect(points.map((point: { time: string }) => point.time)).toEqual(
+        [...expected.keys()].sort((a, b) => a - b).map(iso),
+      );
+      for (const { time, value } of points) {
+        const bucket = expected.get(Date.parse(time))!;
+        const sorted = bucket.map((sample) => sample.value).sort((a, b) => a - b);
+        const at = (aggregation === 'median' ? 0.5 : Number(aggregation.slice(1)) / 100) * (sorted.length - 1);
+        // 1 % of the values interpolated between: of opposite signs their mean can be smaller than either.
+        const [low, high] = [sorted[Math.floor(at)]!, sorted[Math.ceil(at)]!];
+        const tolerance = 0.010001 * Math.max(Math.abs(low), Math.abs(high));
+        expect(Math.abs(value - aggregate(aggregation, bucket)!), `${labels.half} ${time}`).toBeLessThanOrEqual(
+          tolerance,
+        );
+        checked++;
+      }
+    }
+    expect(checked).toBeGreaterThan(window ? 25 : 1);
+  }
+
+  const cases: [string | undefined, string][] = [
+    ['1h', '1h'],
+    ['6h', '1h'],
+    ['1d', '1d'],
+    [undefined, '1d'],
+  ];
+  describe.each(['rolled up', 'with late samples since', 'rolled up again'])('%s', (phase) => {
+    beforeAll(async () => {
+      if (phase === 'with late samples since') {
+        const late = Array.from({ length: 60 }, (_, i) => ({
+          series: hosts[i % 12]!,
+          time: origin - 3 * day + Math.floor(random() * 10 * hour),
+          value: 1000 * random() - 300,
+        }));
+        samples.push(...late);
+        await send(late);
+      }
+      if (phase === 'rolled up again') await rollUp(api.sql);
+    });
+    describe.each(cases)('by %s', (window, resolution) => {
+      test.each(['median', 'p50', 'p90', 'p95', 'p99'])('%s', (aggregation) =>
+        compareAll(aggregation, window, resolution),
+      );
+    });
+  });
+
+  test('a short range is exact, from raw samples', async () => {
+    const body = { metric_name: 'spread_out', start_time: origin, end_time: origin + 10 * hour };
+    const answer = await query({ ...body, aggregation: 'p90', time_window: '2h' });
+    expect(answer.resolution).toBe('raw');
+    const bucket = samples.filter(({ time }) => time >= origin && time < origin + 10 * hour);
+    const expected = Map.groupBy(bucket, ({ time }) => Math.floor(time / (2 * hour)) * 2 * hour);
+    for (const { time, value } of answer.series[0].points)
+      expect(value).toBeCloseTo(aggregate('p90', expected.get(Date.parse(time))!)!, 9);
+  });
+
+  test('the same value throughout comes back as it is, and the largest of all too', async () => {
+    await record(
+      'constant',
+      Array.from({ length: 240 }, (_, i) => ({
+        time: origin - 8 * day + i * hour,
+        value: 123.456,
+        labels: { host: String(i % 2) },
+      })),
+    );
+    await rollUp(api.sql);
+    const range = { start_time: origin - 8 * day, end_time: origin + 3 * day, aggregation: 'p99' };
+    const answer = await query({ ...range, metric_name: 'constant' });
+    expect([answer.resolution, answer.series[0].points[0].value]).toEqual(['1d', 123.456]);
+    const huge = await query({ ...range, metric_name: 'spread_out', labels: { host: 'huge' } });
+    expect(huge.series[0].points[0].value).toBe(1e300);
+  });
+});
+
 describe('fill', () => {
   const range = { start_time: origin, end_time: origin + 6 * hour, time_window: '1h' };
   beforeAll(async () => {

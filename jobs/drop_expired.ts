@@ -1,10 +1,12 @@
-// Once an hour: drops chunks past their retention. On the Community edition TimescaleDB's policies do.
+// Once an hour: drops chunks past their retention (on the Community edition TimescaleDB's policies do), and deletes
+// what orgs with a shorter one of their own keep no longer.
 import type { Task } from 'graphile-worker';
 import type { Sql } from '../src/db.ts';
 
 export function dropExpired(sql: Sql): Task {
   return async (_payload, helpers) => {
     const [row] = await sql<{ dropped: number }[]>`select job.drop_expired() as dropped`;
-    helpers.logger.info(`dropped ${row?.dropped} chunks`);
+    const [rows] = await sql<{ deleted: string }[]>`select job.delete_expired() as deleted`;
+    helpers.logger.info(`dropped ${row?.dropped} chunks, deleted ${rows?.deleted} rows`);
   };
 }

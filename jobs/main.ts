@@ -34,7 +34,7 @@ const taskList: TaskList = {
   [hostTask]: recordHostMetrics({ sql, org: config.defaultOrg, host }),
   purge_idempotency_keys: purgeIdempotencyKeys(sql),
   refresh_tiers: refreshTiers(tierSql),
-  drop_expired: dropExpired(sql),
+  drop_expired: dropExpired(tierSql),
 };
 
 const crontab: CronItem[] = [

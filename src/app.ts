@@ -14,9 +14,11 @@ import { Problem, titles, toProblem, unavailable } from './errors.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
 import { type Committer, createCommitter } from './ingest/commit.ts';
 import { createSeriesCache } from './ingest/series.ts';
+import { analyticsRoutes } from './routes/analytics.ts';
 import { addDocs } from './routes/docs.ts';
 import { healthRoutes } from './routes/health.ts';
 import { metricsRoutes } from './routes/metrics.ts';
+import { orgRoutes } from './routes/orgs.ts';
 import { createTelemetry } from './telemetry.ts';
 
 export interface AppOptions {
@@ -160,6 +162,8 @@ export function createApp({ config, log, sql, controlSql, sessions }: AppOptions
       maxBodyBytes: config.maxBodyBytes,
     }),
   );
+  app.route('/api/v1', analyticsRoutes({ sql }));
+  app.route('/api/v1', orgRoutes({ sql, maxBodyBytes: config.maxBodyBytes }));
 
   return {
     app,

@@ -1,14 +1,21 @@
-create function api.get_ingest_limits()
+create function api.get_ingest_limits(_org_id int)
 returns table (max_age_seconds float8)
-language sql
+language plpgsql
 stable
 security definer
 set search_path = ''
 as $$
-  select extract(epoch from keep)::float8 from obs.retention where table_name = 'sample'
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return query
+  select extract(epoch from least(
+    (select r.keep from obs.retention r where r.table_name = 'sample'),
+    (select o.retention from obs.org o where o.id = _org_id)
+  ))::float8;
+end
 $$;
 comment on function api.get_ingest_limits is
-  'How old a sample may be when it arrives: the retention of raw samples, in seconds. No row: no limit.';
+  'How old an org''s sample may be when it arrives: the retention of raw samples or the org''s own, in seconds; null: no limit.';
 
 create function api.claim_idempotency_keys(
   _org_ids int[],

@@ -35,3 +35,175 @@ as $$
   select id from obs.org where external_id = _external_id;
 $$;
 comment on function job.ensure_org is 'As api.ensure_org, for the worker.';
+
+create function lib.org_kept_from(_org_id int)
+returns timestamptz
+language sql
+stable
+as $$
+  select coalesce((select public.time_bucket(interval '1 day', now() - o.retention) from obs.org o where o.id = _org_id), '-infinity')
+$$;
+comment on function lib.org_kept_from(int) is
+  'From when on an org keeps what it recorded, the start of a day (UTC); -infinity where it has no retention of its own.';
+
+create function lib.clip_start(_org_id int, _start timestamptz, _end timestamptz)
+returns timestamptz
+language sql
+stable
+as $$
+  select least(_end, greatest(_start, lib.org_kept_from(_org_id)))
+$$;
+comment on function lib.clip_start is
+  '_start, or from when on the org keeps what it recorded: what is older is not shown, whether it is deleted yet or not.';
+
+create function api.get_org(_org_id int)
+returns table (
+  external_id text,
+  retention_days int,
+  series_count int,
+  series_limit int,
+  created_at timestamptz
+)
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return query
+  select o.external_id, (extract(epoch from o.retention) / 86400)::int, o.series_count, o.series_limit, o.created_at
+  from obs.org o
+  where o.id = _org_id;
+end
+$$;
+comment on function api.get_org is 'An org; retention_days is null where it has no retention of its own. No row where there is no such org.';
+
+create function api.set_org_retention(_org_id int, _days int)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  -- Deleted anew: with a longer retention before, late samples may have come for days that were deleted once.
+  update obs.org set retention = make_interval(days => _days), deleted_before = '-infinity' where id = _org_id;
+end
+$$;
+comment on function api.set_org_retention is
+  'Keeps what an org recorded for so many days (at least 1; null: as long as the tables'' own retention). What is older is not '
+  'shown from then on, and deleted from every table within the hour. 23514 for less than a day.';
+
+create function api.get_storage(_org_id int)
+returns table (
+  table_name text,
+  row_count bigint,
+  bytes bigint,
+  sample_count bigint,
+  bytes_per_sample float8,
+  oldest timestamptz,
+  newest timestamptz
+)
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+declare
+  _series_ids int[];
+  _from timestamptz;
+  _days timestamptz[];
+  _counts bigint[];
+  _table record;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  _series_ids := array(select s.id from obs.series s where s.org_id = _org_id);
+
+  -- Samples a day, which is quicker told by the tier of days than by the samples themselves.
+  select min(c.range_start) into _from
+  from timescaledb_information.chunks c
+  where format('%I.%I', c.hypertable_schema, c.hypertable_name)::regclass in ('obs.sample'::regclass, obs.tier_table('1d'));
+  select array_agg(d.bucket order by d.bucket), array_agg(d.count order by d.bucket), min(d.first_time), max(d.last_time)
+  into _days, _counts, oldest, newest
+  from (
+    select t.bucket, sum(t.count)::bigint as count, min(t.first_time) as first_time, max(t.last_time) as last_time
+    from lib.read_tier('1d', _org_id, _series_ids, _from, now() + interval '2 days') t
+    group by t.bucket
+  ) as d;
+  select case when oldest is not null then greatest(oldest, min(c.range_start)) end into oldest
+  from timescaledb_information.chunks c
+  where c.hypertable_schema = 'obs' and c.hypertable_name = 'sample';
+
+  for _table in
+    select 'sample' as name, 'obs.sample'::regclass as relation, interval '0' as width
+    union all
+    (select 'sample_' || t.name, obs.tier_table(t.name), t.width from obs.tier t order by t.holds_histograms, t.width)
+  loop
+    table_name := _table.name;
+    if _table.name <> 'sample' then
+      execute format('select count(*), min(bucket), max(bucket) from %s where series_id = any ($1)', _table.relation)
+        into row_count, oldest, newest using _series_ids;
+    end if;
+    select coalesce(sum(d.count), 0)::bigint into sample_count
+    from unnest(_days, _counts) as d (day, count)
+    where d.day >= public.time_bucket(interval '1 day', oldest) and d.day < newest + greatest(_table.width, interval '1 microsecond');
+    if _table.name = 'sample' then
+      row_count := sample_count;
+    end if;
+    bytes := public.hypertable_size(_table.relation)::numeric * row_count
+      / greatest(public.approximate_row_count(_table.relation), row_count, 1);
+    bytes_per_sample := bytes::float8 / nullif(sample_count, 0);
+    return next;
+  end loop;
+end
+$$;
+comment on function api.get_storage is
+  'What an org takes up, a row for the raw samples and for each tier: rows, bytes with indexes (the table''s, by the org''s share of '
+  'its rows as the planner counts them), the samples that the rows stand for, bytes for each of those, times of the oldest '
+  'and newest row. A tier is counted as far as it is rolled up.';
+
+create function job.delete_expired(_now timestamptz default now())
+returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _org record;
+  _series_ids int[];
+  _relation regclass;
+  _time_column text;
+  _n bigint;
+  _deleted bigint := 0;
+begin
+  for _org in
+    select o.id, public.time_bucket(interval '1 day', _now - o.retention) as kept_from
+    from obs.org o
+    where o.retention is not null
+      and o.deleted_before < public.time_bucket(interval '1 day', _now - o.retention)
+    order by o.id
+    for update skip locked
+  loop
+    select array_agg(s.id) into _series_ids from obs.series s where s.org_id = _org.id;
+    for _relation, _time_column in
+      select 'obs.sample'::regclass, 'time'
+      union all
+      select obs.tier_table(t.name), 'bucket' from obs.tier t
+    loop
+      execute format('delete from %s where series_id = any ($1) and %I < $2', _relation, _time_column)
+        using _series_ids, _org.kept_from;
+      get diagnostics _n = row_count;
+      _deleted := _deleted + _n;
+    end loop;
+    update obs.org set deleted_before = _org.kept_from where id = _org.id;
+  end loop;
+  return _deleted;
+end
+$$;
+comment on function job.delete_expired is
+  'Deletes samples and tiers of orgs with a retention of their own, whole days (UTC) at a time; returns the number of rows. '
+  'A bucket that began before is deleted with them.';

@@ -100,6 +100,74 @@ comment on function lib.aggregate_samples is
   'without its extrapolation), each step in the bucket of its later sample; null where no step is known. '
   'rate: increase a second of the bucket''s part inside the range. Raises 22003 when a sum overflows float8.';
 
+create function lib.run_plan(
+  _tier text,
+  _holds_histograms boolean,
+  _raw_from timestamptz,
+  _org_id int,
+  _series_ids int[],
+  _group_numbers int[],
+  _start timestamptz,
+  _end timestamptz,
+  _aggregation text,
+  _window interval,
+  _timezone text
+)
+returns table (group_number int, bucket timestamptz, value float8)
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  if _raw_from > _start and _holds_histograms then
+    return query
+    select * from lib.aggregate_histograms(
+      _tier, _org_id, _series_ids, _group_numbers, _start, _raw_from, _aggregation, _window, _timezone
+    );
+  elsif _raw_from > _start then
+    return query
+    select * from lib.aggregate_tier(
+      _tier, _org_id, _series_ids, _group_numbers, _start, _raw_from, _aggregation, _window, _timezone
+    );
+  end if;
+  if _raw_from < _end then
+    return query
+    select * from lib.aggregate_samples(_series_ids, _group_numbers, _raw_from, _end, _aggregation, _window, _timezone);
+  end if;
+end
+$$;
+comment on function lib.run_plan is 'lib.aggregate_samples by way of what lib.choose_tier chose: _tier, _holds_histograms and _raw_from.';
+
+create function lib.aggregate_range(
+  _org_id int,
+  _series_ids int[],
+  _group_numbers int[],
+  _group_count int,
+  _start timestamptz,
+  _end timestamptz,
+  _aggregation text,
+  _window interval,
+  _timezone text
+)
+returns table (group_number int, bucket timestamptz, value float8)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  _plan record;
+begin
+  select * into _plan
+  from lib.choose_tier(_aggregation, _start, _end, _window, _timezone, cardinality(_series_ids), _group_count);
+  return query
+  select * from lib.run_plan(
+    _plan.tier, _plan.holds_histograms, _plan.raw_from,
+    _org_id, _series_ids, _group_numbers, _start, _end, _aggregation, _window, _timezone
+  );
+end
+$$;
+comment on function lib.aggregate_range is 'lib.aggregate_samples from whatever answers best; _group_numbers are those of _group_count groups.';
+
 create function api.query_metrics(
   _org_id int,
   _metric_name text,
@@ -125,6 +193,7 @@ set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   _width constant interval := _window::interval;
+  _from timestamptz;
   _series_ids int[];
   _group_numbers int[];
   _groups jsonb[];
@@ -134,6 +203,7 @@ declare
   _result text;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
+  _from := lib.clip_start(_org_id, _start, _end);
 
   with matching as (
     select s.id,
@@ -161,13 +231,13 @@ begin
 
   select * into _plan
   from lib.choose_tier(
-    _aggregation, _start, _end, _width, _timezone, cardinality(_series_ids), cardinality(_groups)
+    _aggregation, _from, _end, _width, _timezone, cardinality(_series_ids), cardinality(_groups)
   );
   _resolution := coalesce(
     (
       select replace(c.tier, 'hist_', '')
-      from lib.cover_range(_plan.tier, _start, _plan.raw_from) c
-      where _plan.raw_from > _start
+      from lib.cover_range(_plan.tier, _from, _plan.raw_from) c
+      where _plan.raw_from > _from
       order by c.starts_at
       limit 1
     ),
@@ -181,22 +251,10 @@ begin
 
   with aggregated as materialized (
     select a.group_number, a.bucket, a.value
-    from lib.aggregate_samples(
-      _series_ids, _group_numbers, _plan.raw_from, _end, _aggregation, _width, _timezone
+    from lib.run_plan(
+      _plan.tier, _plan.holds_histograms, _plan.raw_from,
+      _org_id, _series_ids, _group_numbers, _from, _end, _aggregation, _width, _timezone
     ) as a
-    where _plan.raw_from < _end
-    union all
-    select a.group_number, a.bucket, a.value
-    from lib.aggregate_tier(
-      _plan.tier, _org_id, _series_ids, _group_numbers, _start, _plan.raw_from, _aggregation, _width, _timezone
-    ) as a
-    where _plan.raw_from > _start and not _plan.holds_histograms
-    union all
-    select a.group_number, a.bucket, a.value
-    from lib.aggregate_histograms(
-      _plan.tier, _org_id, _series_ids, _group_numbers, _start, _plan.raw_from, _aggregation, _width, _timezone
-    ) as a
-    where _plan.raw_from > _start and _plan.holds_histograms
   ),
   filled as (
     select a.group_number, a.bucket, a.value

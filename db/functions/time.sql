@@ -131,3 +131,18 @@ as $$
   end
 $$;
 comment on function lib.per_second is 'For rate an increase divided by the seconds of the bucket''s part inside the range; for increase as it is.';
+
+create function lib.format_window(_window interval)
+returns text
+language sql
+immutable
+parallel safe
+as $$
+  select case
+    when mod(seconds, 86400) = 0 then seconds / 86400 || 'd'
+    when mod(seconds, 3600) = 0 then seconds / 3600 || 'h'
+    else seconds / 60 || 'm'
+  end
+  from (select extract(epoch from _window)::int as seconds) as s
+$$;
+comment on function lib.format_window(interval) is 'A length of whole minutes as time_window is written: 5m, 3h, 1d.';

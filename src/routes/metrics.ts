@@ -28,7 +28,7 @@ import {
 } from '../request.ts';
 
 /** Text that can be stored: see textProblem. */
-const text = (maxLength: number) =>
+export const text = (maxLength: number) =>
   z
     .string('expected text')
     .superRefine((value, context) => {
@@ -38,7 +38,7 @@ const text = (maxLength: number) =>
     .openapi({ type: 'string', minLength: 1, maxLength });
 
 // Not z.record, which passes over a label that is called __proto__.
-const labelsSchema = z
+export const labelsSchema = z
   .custom<Record<string, string>>()
   .superRefine((labels, context) => {
     for (const { path, message } of labelProblems(labels))
@@ -182,8 +182,8 @@ export interface MetricsDependencies {
   sql: Sql;
   cache: SeriesCache;
   committer: Committer;
-  /** Accepted times of samples at this moment. */
-  timeBounds: () => Promise<TimeBounds>;
+  /** Accepted times of an org's samples at this moment. */
+  timeBounds: (orgId: number) => Promise<TimeBounds>;
   maxBodyBytes: number;
 }
 
@@ -198,8 +198,9 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
     const body = await readBody(c, maxBodyBytes);
     const key = readIdempotencyKey(c, body);
     const [items, pathOf] = itemsOf(parseJson(c, body));
-    const samples = await readMetrics(items, pathOf, c.var.principal.orgId, await timeBounds(), cache);
-    if ((await committer.submit(c.var.principal.orgId, samples, key)) === 'replayed')
+    const { orgId } = c.var.principal;
+    const samples = await readMetrics(items, pathOf, orgId, await timeBounds(orgId), cache);
+    if ((await committer.submit(orgId, samples, key)) === 'replayed')
       c.header('Idempotency-Replayed', 'true');
     return c.json({ recorded: items.length } satisfies z.infer<typeof recordedSchema>, 201);
   }

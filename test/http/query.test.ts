@@ -323,13 +323,15 @@ describe('percentiles of merged series and other windows, from histograms', () =
       for (const { time, value } of points) {
         const bucket = expected.get(Date.parse(time))!;
         const sorted = bucket.map((sample) => sample.value).sort((a, b) => a - b);
-        const at = (aggregation === 'median' ? 0.5 : Number(aggregation.slice(1)) / 100) * (sorted.length - 1);
+        const at =
+          (aggregation === 'median' ? 0.5 : Number(aggregation.slice(1)) / 100) * (sorted.length - 1);
         // 1 % of the values interpolated between: of opposite signs their mean can be smaller than either.
         const [low, high] = [sorted[Math.floor(at)]!, sorted[Math.ceil(at)]!];
         const tolerance = 0.010001 * Math.max(Math.abs(low), Math.abs(high));
-        expect(Math.abs(value - aggregate(aggregation, bucket)!), `${labels.half} ${time}`).toBeLessThanOrEqual(
-          tolerance,
-        );
+        expect(
+          Math.abs(value - aggregate(aggregation, bucket)!),
+          `${labels.half} ${time}`,
+        ).toBeLessThanOrEqual(tolerance);
         checked++;
       }
     }

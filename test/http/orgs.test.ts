@@ -1,0 +1,208 @@
+// The org: its own retention, which hides, refuses and deletes; and what it takes up.
+import { beforeAll, describe, expect, test } from 'vitest';
+import { useApi } from '../support/api.ts';
+import { rollUp } from '../support/database.ts';
+import { signToken } from '../support/process.ts';
+
+const api = useApi();
+const hour = 3_600_000;
+const day = 24 * hour;
+const today = Math.floor(Date.now() / day) * day;
+
+const tables = ['sample', 'sample_5m', 'sample_1h', 'sample_1d', 'sample_hist_1h', 'sample_hist_1d'];
+
+async function record(token: string) {
+  const metrics = Array.from({ length: 480 }, (_, i) => ({
+    name: 'm',
+    value: i % 17,
+    timestamp: today - 20 * day + i * hour,
+    labels: { host: String(i % 2) },
+  }));
+  expect((await api.call('POST', '/api/v1/metrics/batch', { token, body: { metrics } })).status).toBe(201);
+}
+
+async function count(token: string, aggregation = 'count', time_window?: string) {
+  const { body } = await api.call('POST', '/api/v1/metrics/query', {
+    token,
+    body: { metric_name: 'm', start_time: today - 25 * day, end_time: today, aggregation, time_window },
+  });
+  return body.series.flatMap((series: { points: { value: number }[] }) =>
+    series.points.map((point) => point.value),
+  );
+}
+
+let short: string;
+let long: string;
+beforeAll(async () => {
+  [short, long] = await Promise.all(['short', 'long'].map((org_id) => signToken({ org_id })));
+  await record(short);
+  await record(long);
+  await rollUp(api.sql);
+});
+
+test('an org knows itself', async () => {
+  const { body } = await api.call('GET', '/api/v1/org', { token: short });
+  expect(body).toMatchObject({
+    org_id: 'short',
+    retention_days: null,
+    series_count: 2,
+    series_limit: 100_000,
+  });
+});
+
+describe('storage', () => {
+  test('rows, samples and times of each table are the org’s own', async () => {
+    const { body } = await api.call('GET', '/api/v1/org/storage', { token: short });
+    expect(body.tables.map(({ table }: { table: string }) => table)).toEqual(tables);
+    const of = (name: string) => body.tables.find(({ table }: { table: string }) => table === name);
+    expect(of('sample')).toMatchObject({
+      rows: 480,
+      samples: 480,
+      oldest: new Date(today - 20 * day).toISOString(),
+      newest: new Date(today - hour).toISOString(),
+    });
+    // Each hour has one of the two series, each day both.
+    expect(of('sample_1h')).toMatchObject({
+      samples: 480,
+      rows: 480,
+      oldest: new Date(today - 20 * day).toISOString(),
+    });
+    expect(of('sample_hist_1h')).toMatchObject({ samples: 480, rows: 480 });
+    // What of a tier is not rolled up yet is not counted: the day that has just ended, shortly after midnight.
+    expect([of('sample_1d').rows, of('sample_1d').samples]).toEqual(
+      of('sample_1d').rows === 40 ? [40, 480] : [38, 456],
+    );
+    expect(body.tables.every((table: { bytes: number }) => table.bytes > 0)).toBe(true);
+    expect(of('sample').bytes_per_sample).toBeCloseTo(of('sample').bytes / 480, 9);
+    expect(body.bytes).toBe(
+      body.tables.reduce((sum: number, { bytes }: { bytes: number }) => sum + bytes, 0),
+    );
+  });
+
+  test('two orgs of the same size share a table by halves', async () => {
+    await api.sql`analyze`;
+    const [{ size }] = await api.sql<[{ size: string }]>`select hypertable_size('obs.sample') as size`;
+    for (const token of [short, long]) {
+      const { body } = await api.call('GET', '/api/v1/org/storage', { token });
+      expect(body.tables[0].bytes / (Number(size) / 2)).toBeCloseTo(1, 1);
+    }
+  });
+
+  test('of nothing is nothing', async () => {
+    const { body } = await api.call('GET', '/api/v1/org/storage', {
+      token: await signToken({ org_id: 'empty' }),
+    });
+    expect(body.bytes).toBe(0);
+    expect(body.tables[0]).toEqual({
+      table: 'sample',
+      rows: 0,
+      bytes: 0,
+      samples: 0,
+      bytes_per_sample: null,
+      oldest: null,
+      newest: null,
+    });
+  });
+});
+
+describe('a retention of its own', () => {
+  const visible = 5 * 24;
+
+  test('hides what is older at once, for that org alone', async () => {
+    const answer = await api.call('PATCH', '/api/v1/org', { token: short, body: { retention_days: 5 } });
+    expect([answer.status, answer.body.retention_days]).toEqual([200, 5]);
+    for (const window of [undefined, '1m', '1h', '1d'])
+      expect((await count(short, 'count', window)).reduce((sum: number, n: number) => sum + n, 0)).toBe(
+        visible,
+      );
+    expect((await count(short, 'p99', '6h')).length).toBe(20);
+    const { body } = await api.call(
+      'GET',
+      `/api/v1/metrics/m/analytics?start_time=${today - 25 * day}&end_time=${today}`,
+      { token: short },
+    );
+    expect(body.count).toBe(visible);
+    expect(await count(long)).toEqual([480]);
+    // A range that lies before all of it.
+    const before = await api.call('POST', '/api/v1/metrics/query', {
+      token: short,
+      body: {
+        metric_name: 'm',
+        start_time: today - 20 * day,
+        end_time: today - 10 * day,
+        fill: 'zero',
+        time_window: '1d',
+      },
+    });
+    expect([before.status, before.body.series]).toEqual([200, []]);
+  });
+
+  test('refuses what is older when it arrives, and names the field', async () => {
+    // A process that has read the org's retention before goes by it for up to a minute.
+    const body = { name: 'm', value: 1, timestamp: today - 7 * day };
+    const fresh = await signToken({ org_id: 'fresh' });
+    await api.call('PATCH', '/api/v1/org', { token: fresh, body: { retention_days: 5 } });
+    const answer = await api.call('POST', '/api/v1/metrics', { token: fresh, body });
+    expect([answer.status, answer.body.errors[0].path]).toEqual([400, 'timestamp']);
+    const inTime = { ...body, timestamp: today - 4 * day };
+    expect((await api.call('POST', '/api/v1/metrics', { token: fresh, body: inTime })).status).toBe(201);
+  });
+
+  test('deletes what is older from every table, and nothing of others', async () => {
+    const counts = async () => {
+      const rows = await api.sql.unsafe(
+        tables
+          .map(
+            (table) =>
+              `select '${table}' as name, o.external_id as org, count(*)::int as n, min(t.${table === 'sample' ? 'time' : 'bucket'}) as oldest
+               from obs.${table} t join obs.series s on s.id = t.series_id join obs.org o on o.id = s.org_id
+               where o.external_id in ('short', 'long') group by 1, 2`,
+          )
+          .join(' union all '),
+      );
+      return new Map(rows.map((row) => [`${row.org} ${row.name}`, row]));
+    };
+    const before = await counts();
+    const [first] = await api.sql<{ n: string }[]>`select job.delete_expired() as n`;
+    expect(Number(first!.n)).toBeGreaterThanOrEqual(4 * 15 * 24 + 2 * 15 * 2 - 4);
+    const after = await counts();
+    for (const table of tables) {
+      expect(after.get(`long ${table}`)!.n, table).toBe(before.get(`long ${table}`)!.n);
+      expect(after.get(`short ${table}`)!.oldest.getTime(), table).toBeGreaterThanOrEqual(today - 5 * day);
+    }
+    expect(after.get('short sample')!.n).toBe(visible);
+    // Nothing is left to do, and a refresh brings nothing back.
+    expect((await api.sql<{ n: string }[]>`select job.delete_expired() as n`)[0]!.n).toBe('0');
+    await rollUp(api.sql);
+    expect((await counts()).get('short sample_1h')!.n).toBe(after.get('short sample_1h')!.n);
+    expect(await count(short)).toEqual([visible]);
+  });
+
+  test('can be taken back; what was deleted stays deleted', async () => {
+    await api.call('PATCH', '/api/v1/org', { token: short, body: { retention_days: null } });
+    expect((await api.call('GET', '/api/v1/org', { token: short })).body.retention_days).toBeNull();
+    expect(await count(short)).toEqual([visible]);
+  });
+
+  test.each([
+    [{ retention_days: 0 }, 'retention_days'],
+    [{ retention_days: 1.5 }, 'retention_days'],
+    [{ retention_days: '7' }, 'retention_days'],
+    [{ retention_days: 36_501 }, 'retention_days'],
+    [{}, 'retention_days'],
+    [{ retention_days: 5, name: 'x' }, 'name'],
+    [[], ''],
+  ])('of %j is refused', async (body, path) => {
+    const answer = await api.call('PATCH', '/api/v1/org', { token: short, body });
+    expect([answer.status, answer.body.errors[0].path]).toEqual([400, path]);
+  });
+});
+
+test('all of it is for admins', async () => {
+  for (const role of ['viewer', 'ingest', 'operator']) {
+    const token = await signToken({ org_id: 'short', role });
+    expect((await api.call('GET', '/api/v1/org', { token })).status).toBe(403);
+    expect((await api.call('GET', '/api/v1/org/storage', { token })).status).toBe(403);
+    expect((await api.call('PATCH', '/api/v1/org', { token, body: { retention_days: 1 } })).status).toBe(403);
+  }
+});

@@ -2,13 +2,16 @@
 run := npm run --silent
 
 .DEFAULT_GOAL := help
-.PHONY: help up down logs test soak check openapi bench migrate token psql
+.PHONY: help up demo down logs test soak check openapi bench migrate token psql
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: node_modules/.package-lock.json ## Start database, API and worker in the background; print the URL, a token and what to try
 	@$(run) up
+
+demo: node_modules/.package-lock.json ## Fill the default org with a history to look at: 30 days of six services
+	@$(run) demo
 
 down: node_modules/.package-lock.json ## Stop API, worker and the database that make up started; data stays
 	@$(run) down

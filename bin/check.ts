@@ -56,7 +56,9 @@ async function checkFunctions(): Promise<string | null> {
         join pg_namespace n on n.oid = p.pronamespace
         join pg_language l on l.oid = p.prolang
         cross join lateral plpgsql_check_function_tb(p.oid, fatal_errors => false, extra_warnings => true) c
-        where n.nspname in ('api', 'job', 'lib') and l.lanname = 'plpgsql'`;
+        where n.nspname in ('api', 'job', 'lib') and l.lanname = 'plpgsql'
+          -- It cannot see what a dynamic query returns.
+          and not (c.message ~ '^OUT variable .* is maybe unmodified$' and p.prosrc ~ 'return query execute')`;
       return problems.length === 0
         ? null
         : problems.map((p) => `${p.signature} line ${p.lineno ?? '?'}: ${p.level}: ${p.message}`).join('\n');

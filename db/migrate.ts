@@ -77,7 +77,12 @@ async function inspect(sql: Sql): Promise<Migrated> {
   };
 }
 
-function runDbmate(databaseUrl: string, edition: Edition, log: (line: string) => void) {
+function runDbmate(
+  databaseUrl: string,
+  edition: Edition,
+  log: (line: string) => void,
+  attemptsLeft = 5,
+): void {
   const url = new URL(databaseUrl);
   if (!url.searchParams.has('sslmode')) url.searchParams.set('sslmode', 'disable');
   // An edition has a folder once it has a migration of its own.
@@ -88,8 +93,13 @@ function runDbmate(databaseUrl: string, edition: Edition, log: (line: string) =>
     { env: { ...process.env, DATABASE_URL: url.href }, encoding: 'utf8' },
   );
   const output = `${run.stdout ?? ''}${run.stderr ?? ''}`.trim();
-  if (run.status !== 0) throw new Error(`dbmate failed: ${run.error?.message ?? output}`);
   for (const line of output.split('\n')) if (line.startsWith('Applied')) log(line);
+  if (run.status === 0) return;
+  // With a job of TimescaleDB's scheduler, which may be at work on the same tables. A migration is a transaction: what
+  // was rolled back is applied again.
+  if (!output.includes('deadlock detected') || attemptsLeft === 1)
+    throw new Error(`dbmate failed: ${run.error?.message ?? output}`);
+  runDbmate(databaseUrl, edition, log, attemptsLeft - 1);
 }
 
 async function setPassword(sql: Sql, databaseUrl: string, role: LoginRole) {

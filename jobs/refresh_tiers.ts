@@ -5,6 +5,8 @@ import type { Sql } from '../src/db.ts';
 
 export function refreshTiers(sql: Sql): Task {
   return async (_payload, helpers) => {
+    // First: what is rolled up from here on has the late samples already.
+    await sql`select job.refresh_dirty_ranges()`;
     for (const { tier } of await sql<{ tier: string }[]>`select job.list_tiers() as tier`) {
       // One transaction a step: a worker that is killed loses the step it was at, and the next one takes it up.
       let hasMore = true;
@@ -13,6 +15,5 @@ export function refreshTiers(sql: Sql): Task {
         hasMore = row?.more ?? false;
       }
     }
-    await sql`select job.refresh_dirty_ranges()`;
   };
 }

@@ -71,16 +71,20 @@ begin
     from obs.sample s
     where s.series_id = any (_series_ids) and s.time >= _start and s.time < _end;
   else
-    select array(
-      select lib.histogram_percentile(p, m.count, m.min, m.max, m.zero_count, m.positive, m.negative)
-      from unnest(array[0.5, 0.95, 0.99]) as p
+    execute format(
+      'select array(
+        select lib.histogram_percentile(p, m.count, m.min, m.max, m.zero_count, m.positive, m.negative)
+        from unnest(array[0.5, 0.95, 0.99]) as p
+      )
+      from (
+        select sum(h.count)::bigint as count, min(h.min) as min, max(h.max) as max, sum(h.zero_count)::bigint as zero_count,
+          sum(h.positive) as positive, sum(h.negative) as negative
+        from %s h
+      ) as m',
+      lib.tier_source(_plan.tier, _org_id, _start, _end)
     )
     into _percentiles
-    from (
-      select sum(h.count)::bigint as count, min(h.min) as min, max(h.max) as max, sum(h.zero_count)::bigint as zero_count,
-        sum(h.positive) as positive, sum(h.negative) as negative
-      from lib.read_histograms(_plan.tier, _org_id, _series_ids, _start, _end) h
-    ) as m;
+    using _series_ids;
   end if;
   median := _percentiles[1];
   p95 := _percentiles[2];

@@ -34,46 +34,6 @@ comment on function lib.histogram_samples is
   'Raw samples of [_start, _end) as rows of a histogram tier of buckets of _width; a bucket at either end holds what of it is '
   'in the range.';
 
-create function lib.read_histograms(_tier text, _org_id int, _series_ids int[], _start timestamptz, _end timestamptz)
-returns table (
-  series_id int,
-  bucket timestamptz,
-  count bigint,
-  min float8,
-  max float8,
-  zero_count bigint,
-  positive numeric,
-  negative numeric
-)
-language plpgsql
-stable
-set search_path = ''
-set plan_cache_mode = 'force_custom_plan'
-as $$
-declare
-  _part record;
-  _split record;
-  _range tstzrange;
-begin
-  for _part in select * from lib.cover_range(_tier, _start, _end) loop
-    select * into _split from lib.split_range(_part.tier, _org_id, _part.starts_at, _part.ends_at);
-    foreach _range in array array(select unnest(_split.rolled_up)) loop
-      return query execute format(
-        'select h.series_id, h.bucket, h.count, h.min, h.max, h.zero_count, h.positive, h.negative
-         from obs.%I h
-         where h.series_id = any ($1) and h.bucket >= $2 and h.bucket < $3',
-        'sample_' || _part.tier
-      ) using _series_ids, lower(_range), upper(_range);
-    end loop;
-    foreach _range in array array(select unnest(_split.raw)) loop
-      return query
-      select * from lib.histogram_samples(_part.width, _series_ids, lower(_range), upper(_range));
-    end loop;
-  end loop;
-end
-$$;
-comment on function lib.read_histograms is 'lib.read_tier for a tier of histograms.';
-
 create function lib.histogram_percentile(
   _p float8,
   _count bigint,
@@ -158,26 +118,21 @@ returns table (group_number int, bucket timestamptz, value float8)
 language plpgsql
 stable
 set search_path = ''
-set plan_cache_mode = 'force_custom_plan'
 as $$
 begin
-  return query
-  select m.group_number, m.bucket,
-    lib.histogram_percentile(
-      lib.percentile_fraction(_aggregation), m.count, m.min, m.max, m.zero_count, m.positive, m.negative
-    )
-  from (
-    select g.group_number, lib.bucket_start(h.bucket, _window, _timezone, _start) as bucket,
-      sum(h.count)::bigint as count,
-      min(h.min) as min,
-      max(h.max) as max,
-      sum(h.zero_count)::bigint as zero_count,
-      sum(h.positive) as positive,
-      sum(h.negative) as negative
-    from lib.read_histograms(_tier, _org_id, _series_ids, _start, _end) h
-    join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = h.series_id
-    group by 1, 2
-  ) as m;
+  return query execute format(
+    'select m.group_number, m.bucket,
+      lib.histogram_percentile($6, m.count, m.min, m.max, m.zero_count, m.positive, m.negative)
+    from (
+      select g.group_number, lib.bucket_start(h.bucket, $3, $4, $5) as bucket, sum(h.count)::bigint as count,
+        min(h.min) as min, max(h.max) as max, sum(h.zero_count)::bigint as zero_count,
+        sum(h.positive) as positive, sum(h.negative) as negative
+      from %s h
+      join unnest($1, $2) as g (series_id, group_number) on g.series_id = h.series_id
+      group by 1, 2
+    ) as m',
+    lib.tier_source(_tier, _org_id, _start, _end)
+  ) using _series_ids, _group_numbers, _window, _timezone, _start, lib.percentile_fraction(_aggregation);
 end
 $$;
 comment on function lib.aggregate_histograms is

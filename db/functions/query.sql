@@ -100,74 +100,6 @@ comment on function lib.aggregate_samples is
   'without its extrapolation), each step in the bucket of its later sample; null where no step is known. '
   'rate: increase a second of the bucket''s part inside the range. Raises 22003 when a sum overflows float8.';
 
-create function lib.run_plan(
-  _tier text,
-  _holds_histograms boolean,
-  _raw_from timestamptz,
-  _org_id int,
-  _series_ids int[],
-  _group_numbers int[],
-  _start timestamptz,
-  _end timestamptz,
-  _aggregation text,
-  _window interval,
-  _timezone text
-)
-returns table (group_number int, bucket timestamptz, value float8)
-language plpgsql
-stable
-set search_path = ''
-as $$
-begin
-  if _raw_from > _start and _holds_histograms then
-    return query
-    select * from lib.aggregate_histograms(
-      _tier, _org_id, _series_ids, _group_numbers, _start, _raw_from, _aggregation, _window, _timezone
-    );
-  elsif _raw_from > _start then
-    return query
-    select * from lib.aggregate_tier(
-      _tier, _org_id, _series_ids, _group_numbers, _start, _raw_from, _aggregation, _window, _timezone
-    );
-  end if;
-  if _raw_from < _end then
-    return query
-    select * from lib.aggregate_samples(_series_ids, _group_numbers, _raw_from, _end, _aggregation, _window, _timezone);
-  end if;
-end
-$$;
-comment on function lib.run_plan is 'lib.aggregate_samples by way of what lib.choose_tier chose: _tier, _holds_histograms and _raw_from.';
-
-create function lib.aggregate_range(
-  _org_id int,
-  _series_ids int[],
-  _group_numbers int[],
-  _group_count int,
-  _start timestamptz,
-  _end timestamptz,
-  _aggregation text,
-  _window interval,
-  _timezone text
-)
-returns table (group_number int, bucket timestamptz, value float8)
-language plpgsql
-stable
-set search_path = ''
-as $$
-declare
-  _plan record;
-begin
-  select * into _plan
-  from lib.choose_tier(_aggregation, _start, _end, _window, _timezone, cardinality(_series_ids), _group_count);
-  return query
-  select * from lib.run_plan(
-    _plan.tier, _plan.holds_histograms, _plan.raw_from,
-    _org_id, _series_ids, _group_numbers, _start, _end, _aggregation, _window, _timezone
-  );
-end
-$$;
-comment on function lib.aggregate_range is 'lib.aggregate_samples from whatever answers best; _group_numbers are those of _group_count groups.';
-
 create function api.query_metrics(
   _org_id int,
   _metric_name text,
@@ -296,12 +228,12 @@ begin
     ) as f
     where _fill <> 'none' and _width is not null
   ),
-  ranked as (
+  ranked as materialized (
     select f.group_number, f.bucket, f.value,
       row_number() over (partition by f.group_number order by f.bucket) as number_in_series
     from filled f
   ),
-  kept as materialized (
+  kept as not materialized (
     select r.group_number, r.bucket, r.value
     from ranked r
     where r.number_in_series <= _limit
@@ -315,8 +247,9 @@ begin
   shown as (
     select distinct k.group_number
     from kept k
+    where _format = 'columns'
     order by k.group_number
-    limit case when _format = 'columns' then greatest(1, _max_points / greatest(1, (select count(*) from times))) end
+    limit greatest(1, _max_points / greatest(1, (select count(*) from times)))
   ),
   answered as (
     select
@@ -355,8 +288,11 @@ begin
           ) as s
         )
       end as json_series,
-      (select count(*) from filled) > (select count(*) from kept)
-        or (select count(distinct group_number) from kept) > (select count(*) from shown) as is_truncated
+      exists (select from ranked where number_in_series > _limit)
+        or (select count(*) from ranked where number_in_series <= _limit) > _max_points
+        or (
+          _format = 'columns' and (select count(distinct group_number) from kept) > (select count(*) from shown)
+        ) as is_truncated
   )
   select format(
     '{"metric_name":%s,"aggregation":%s,"time_window":%s,"resolution":%s,%s,"truncated":%s}',

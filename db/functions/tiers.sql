@@ -147,6 +147,56 @@ $$;
 comment on function lib.cover_range is
   'The tiers that [_start, _end) is read from, newest part first: _tier as far back as its retention reaches, coarser ones before.';
 
+create function lib.tier_source(_tier text, _org_id int, _start timestamptz, _end timestamptz)
+returns text
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  _holds_histograms boolean;
+  _columns text;
+  _part record;
+  _split record;
+  _range tstzrange;
+  _sources text[] := array[]::text[];
+begin
+  select t.holds_histograms into _holds_histograms from obs.tier t where t.name = _tier;
+  _columns := case
+    when _holds_histograms then 'series_id, bucket, count, min, max, zero_count, positive, negative'
+    else 'series_id, bucket, count, sum, min, max, moments, first_value, first_time, last_value, last_time, increase'
+  end;
+  for _part in select * from lib.cover_range(_tier, _start, _end) loop
+    select * into _split from lib.split_range(_part.tier, _org_id, _part.starts_at, _part.ends_at);
+    foreach _range in array array(select unnest(_split.rolled_up)) loop
+      -- The table, not the view: planning for raw samples that are not read would take longer than the rest.
+      _sources := _sources || format(
+        'select %s from %s where series_id = any ($1) and bucket >= %L and bucket < %L',
+        _columns, obs.tier_table(_part.tier), lower(_range), upper(_range)
+      );
+    end loop;
+    foreach _range in array array(select unnest(_split.raw)) loop
+      _sources := _sources || format(
+        'select %s from lib.%I(%L, $1, %L, %L)',
+        _columns, case when _holds_histograms then 'histogram_samples' else 'roll_up_samples' end,
+        _part.width, lower(_range), upper(_range)
+      );
+    end loop;
+  end loop;
+  return format(
+    '(%s)',
+    coalesce(
+      nullif(array_to_string(_sources, ' union all '), ''),
+      format('select %s from obs.%I where false', _columns, 'sample_' || _tier)
+    )
+  );
+end
+$$;
+comment on function lib.tier_source is
+  'A subquery, as text, with the rows of a tier for [_start, _end) of the series in its parameter $1: in no order, right at once '
+  'whatever is rolled up (see lib.split_range), of a coarser tier where this one''s retention has dropped them (see '
+  'lib.cover_range). A bucket can come in two rows, its parts.';
+
 create function lib.read_tier(_tier text, _org_id int, _series_ids int[], _start timestamptz, _end timestamptz)
 returns table (
   series_id int,
@@ -165,34 +215,12 @@ returns table (
 language plpgsql
 stable
 set search_path = ''
-set plan_cache_mode = 'force_custom_plan'
 as $$
-declare
-  _part record;
-  _split record;
-  _range tstzrange;
 begin
-  for _part in select * from lib.cover_range(_tier, _start, _end) loop
-    select * into _split from lib.split_range(_part.tier, _org_id, _part.starts_at, _part.ends_at);
-    foreach _range in array array(select unnest(_split.rolled_up)) loop
-      return query execute format(
-        'select t.series_id, t.bucket, t.count, t.sum, t.min, t.max, t.moments,
-           t.first_value, t.first_time, t.last_value, t.last_time, t.increase
-         from obs.%I t
-         where t.series_id = any ($1) and t.bucket >= $2 and t.bucket < $3',
-        'sample_' || _part.tier
-      ) using _series_ids, lower(_range), upper(_range);
-    end loop;
-    foreach _range in array array(select unnest(_split.raw)) loop
-      return query
-      select * from lib.roll_up_samples(_part.width, _series_ids, lower(_range), upper(_range));
-    end loop;
-  end loop;
+  return query execute format('select * from %s t', lib.tier_source(_tier, _org_id, _start, _end)) using _series_ids;
 end
 $$;
-comment on function lib.read_tier is
-  'Rows of a tier for [_start, _end), in no order, right at once whatever is rolled up (see lib.split_range), of a coarser tier '
-  'where this one''s retention has dropped them (see lib.cover_range). A bucket can come in two rows, its parts.';
+comment on function lib.read_tier is 'The rows of lib.tier_source, where there are few.';
 
 create function lib.aggregate_tier(
   _tier text,
@@ -209,87 +237,56 @@ returns table (group_number int, bucket timestamptz, value float8)
 language plpgsql
 stable
 set search_path = ''
-set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   _lookback constant interval := lib.counter_lookback(_window);
   _part record;
   _split record;
   _range tstzrange;
+  _rows text;
 begin
-  if _aggregation in ('avg', 'sum', 'min', 'max', 'count') then
-    return query
-    select g.group_number, lib.bucket_start(t.bucket, _window, _timezone, _start),
-      case _aggregation
-        when 'avg' then sum(t.sum) / sum(t.count)::float8
-        when 'sum' then sum(t.sum)
-        when 'min' then min(t.min)
-        when 'max' then max(t.max)
-        else sum(t.count)::float8
-      end
-    from lib.read_tier(_tier, _org_id, _series_ids, _start, _end) t
-    join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = t.series_id
-    group by 1, 2;
+  if _aggregation in ('rate', 'increase') then
+    return query execute format(
+      'with parts as (
+        select t.*, false as is_counted from %s t
+        union all
+        select t.*, true from %s t
+      ),
+      steps as (
+        select p.series_id, p.bucket, p.is_counted, p.count, p.first_value, p.increase,
+          lag(p.last_value) over (partition by p.series_id order by p.first_time, p.is_counted) as previous
+        from parts p
+      ),
+      increases as (
+        select g.group_number, lib.bucket_start(s.bucket, $3, $4, $5) as bucket,
+          sum(
+            case
+              when s.previous is not null
+                then s.increase + case when s.first_value >= s.previous then s.first_value - s.previous else s.first_value end
+              when s.count > 1 then s.increase
+            end
+          ) as increase
+        from steps s
+        join unnest($1, $2) as g (series_id, group_number) on g.series_id = s.series_id
+        where s.is_counted
+        group by 1, 2
+      )
+      select i.group_number, i.bucket, lib.per_second($6, i.increase, i.bucket, $5, $7, $3, $4)
+      from increases i',
+      lib.tier_source(_tier, _org_id, _start - _lookback, _start), lib.tier_source(_tier, _org_id, _start, _end)
+    ) using _series_ids, _group_numbers, _window, _timezone, _start, _aggregation, _end;
 
-  elsif _aggregation in ('stddev', 'first', 'last') then
-    return query
-    with merged as (
-      select g.group_number, lib.bucket_start(t.bucket, _window, _timezone, _start) as bucket,
-        obs.merge_moments(t.moments) as moments,
-        public.first(t.first_value, t.first_time) as first_value,
-        public.last(t.last_value, t.last_time) as last_value
-      from lib.read_tier(_tier, _org_id, _series_ids, _start, _end) t
-      join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = t.series_id
-      group by 1, 2
-    )
-    select m.group_number, m.bucket,
-      case _aggregation
-        when 'stddev' then case when m.moments[1] > 1 then sqrt(m.moments[3] / (m.moments[1] - 1)) end
-        when 'first' then m.first_value
-        else m.last_value
-      end
-    from merged m;
-
-  elsif _aggregation in ('rate', 'increase') then
-    return query
-    with parts as (
-      select t.*, false as is_counted from lib.read_tier(_tier, _org_id, _series_ids, _start - _lookback, _start) t
-      union all
-      select t.*, true from lib.read_tier(_tier, _org_id, _series_ids, _start, _end) t
-    ),
-    steps as (
-      select p.series_id, p.bucket, p.is_counted, p.count, p.first_value, p.increase,
-        lag(p.last_value) over (partition by p.series_id order by p.first_time, p.is_counted) as previous
-      from parts p
-    ),
-    increases as (
-      select g.group_number, lib.bucket_start(s.bucket, _window, _timezone, _start) as bucket,
-        sum(
-          case
-            when s.previous is not null
-              then s.increase + case when s.first_value >= s.previous then s.first_value - s.previous else s.first_value end
-            when s.count > 1 then s.increase
-          end
-        ) as increase
-      from steps s
-      join unnest(_series_ids, _group_numbers) as g (series_id, group_number) on g.series_id = s.series_id
-      where s.is_counted
-      group by 1, 2
-    )
-    select i.group_number, i.bucket, lib.per_second(_aggregation, i.increase, i.bucket, _start, _end, _window, _timezone)
-    from increases i;
-
-  else
-    -- Percentiles: one series a group, buckets of the tier's own width (lib.choose_tier sees to it).
+  elsif _aggregation in ('median', 'p50', 'p90', 'p95', 'p99') then
+    -- One series a group, buckets of the tier's own width (lib.choose_tier sees to it).
     for _part in select * from lib.cover_range(_tier, _start, _end) loop
       select * into _split from lib.split_range(_part.tier, _org_id, _part.starts_at, _part.ends_at);
       foreach _range in array array(select unnest(_split.rolled_up)) loop
         return query execute format(
           'select g.group_number, t.bucket, t.%I
-           from obs.%I t
+           from %s t
            join unnest($1, $2) as g (series_id, group_number) on g.series_id = t.series_id
            where t.series_id = any ($1) and t.bucket >= $3 and t.bucket < $4',
-          replace(_aggregation, 'median', 'p50'), 'sample_' || _part.tier
+          replace(_aggregation, 'median', 'p50'), obs.tier_table(_part.tier)
         ) using _series_ids, _group_numbers, lower(_range), upper(_range);
       end loop;
       foreach _range in array array(select unnest(_split.raw)) loop
@@ -300,6 +297,41 @@ begin
         ) a;
       end loop;
     end loop;
+
+  else
+    _rows := format(
+      case
+        -- A row of the tier is a row of the answer.
+        when _timezone = 'UTC' and _window = (select t.width from obs.tier t where t.name = _tier)
+          and cardinality(_series_ids) = (select count(distinct n) from unnest(_group_numbers) as n)
+          then
+            'select g.group_number, t.*
+            from %s t
+            join unnest($1, $2) as g (series_id, group_number) on g.series_id = t.series_id'
+        -- What of it is not asked for is not computed: PostgreSQL leaves out what an outer query does not use.
+        else
+          'select g.group_number, lib.bucket_start(t.bucket, $3, $4, $5) as bucket,
+            sum(t.count)::bigint as count, sum(t.sum) as sum, min(t.min) as min, max(t.max) as max,
+            obs.merge_moments(t.moments) as moments,
+            public.first(t.first_value, t.first_time) as first_value,
+            public.last(t.last_value, t.last_time) as last_value
+          from %s t
+          join unnest($1, $2) as g (series_id, group_number) on g.series_id = t.series_id
+          group by 1, 2'
+      end,
+      lib.tier_source(_tier, _org_id, _start, _end)
+    );
+    return query execute format(
+      'select m.group_number, m.bucket, %s from (%s) as m',
+      case _aggregation
+        when 'avg' then 'm.sum / m.count'
+        when 'stddev' then 'case when m.moments[1] > 1 then sqrt(m.moments[3] / (m.moments[1] - 1)) end'
+        when 'first' then 'm.first_value'
+        when 'last' then 'm.last_value'
+        else format('m.%I::float8', _aggregation)
+      end,
+      _rows
+    ) using _series_ids, _group_numbers, _window, _timezone, _start;
   end if;
 end
 $$;
@@ -377,6 +409,68 @@ comment on function lib.choose_tier is
   'tier does when its width divides the window and local buckets begin with one of its own; for percentiles when it holds '
   'them, the window is its width and each group one series. Other percentiles come from histograms, within 1 %, unless the '
   'range is short. Raw samples where no tier does, and the finest tier where they are no longer kept.';
+
+-- In plain SQL, to become part of the query that calls it instead of a table in between.
+create function lib.run_plan(
+  _tier text,
+  _holds_histograms boolean,
+  _raw_from timestamptz,
+  _org_id int,
+  _series_ids int[],
+  _group_numbers int[],
+  _start timestamptz,
+  _end timestamptz,
+  _aggregation text,
+  _window interval,
+  _timezone text
+)
+returns table (group_number int, bucket timestamptz, value float8)
+language sql
+stable
+as $$
+  select *
+  from lib.aggregate_tier(_tier, _org_id, _series_ids, _group_numbers, _start, _raw_from, _aggregation, _window, _timezone)
+  where _raw_from > _start and not _holds_histograms
+  union all
+  select *
+  from lib.aggregate_histograms(_tier, _org_id, _series_ids, _group_numbers, _start, _raw_from, _aggregation, _window, _timezone)
+  where _raw_from > _start and _holds_histograms
+  union all
+  select *
+  from lib.aggregate_samples(_series_ids, _group_numbers, _raw_from, _end, _aggregation, _window, _timezone)
+  where _raw_from < _end
+$$;
+comment on function lib.run_plan is 'lib.aggregate_samples by way of what lib.choose_tier chose: _tier, _holds_histograms and _raw_from.';
+
+create function lib.aggregate_range(
+  _org_id int,
+  _series_ids int[],
+  _group_numbers int[],
+  _group_count int,
+  _start timestamptz,
+  _end timestamptz,
+  _aggregation text,
+  _window interval,
+  _timezone text
+)
+returns table (group_number int, bucket timestamptz, value float8)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  _plan record;
+begin
+  select * into _plan
+  from lib.choose_tier(_aggregation, _start, _end, _window, _timezone, cardinality(_series_ids), _group_count);
+  return query
+  select * from lib.run_plan(
+    _plan.tier, _plan.holds_histograms, _plan.raw_from,
+    _org_id, _series_ids, _group_numbers, _start, _end, _aggregation, _window, _timezone
+  );
+end
+$$;
+comment on function lib.aggregate_range is 'lib.aggregate_samples from whatever answers best; _group_numbers are those of _group_count groups.';
 
 create function api.mark_late(_org_ids int[], _starts timestamptz[], _ends timestamptz[])
 returns void

@@ -43,7 +43,7 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
   // A database that hangs must not hang the health check with it.
   async function pingDatabase(): Promise<{ latencyMs: number } | { error: string }> {
     const started = performance.now();
-    const ping = sql`select api.get_ingest_limits()`.then(
+    const ping = sql`select api.get_ingest_limits(0)`.then(
       () => ({ latencyMs: Math.round((performance.now() - started) * 1000) / 1000 }),
       (error) => ({
         error: isConnectionError(error)

@@ -1,7 +1,7 @@
 // GET /metrics/{name}/analytics and /correlations: data whose answers are known, and a reference for the rest.
 import { beforeAll, describe, expect, test } from 'vitest';
+import { rollUp } from '../../db/roll_up.ts';
 import { useApi } from '../support/api.ts';
-import { rollUp } from '../support/database.ts';
 import { signToken } from '../support/process.ts';
 import { aggregate } from '../support/reference.ts';
 

@@ -1,7 +1,7 @@
 // The org: its own retention, which hides, refuses and deletes; and what it takes up.
 import { beforeAll, describe, expect, test } from 'vitest';
+import { rollUp } from '../../db/roll_up.ts';
 import { useApi } from '../support/api.ts';
-import { rollUp } from '../support/database.ts';
 import { signToken } from '../support/process.ts';
 
 const api = useApi();
@@ -34,7 +34,8 @@ async function count(token: string, aggregation = 'count', time_window?: string)
 let short: string;
 let long: string;
 beforeAll(async () => {
-  [short, long] = await Promise.all(['short', 'long'].map((org_id) => signToken({ org_id })));
+  short = await signToken({ org_id: 'short' });
+  long = await signToken({ org_id: 'long' });
   await record(short);
   await record(long);
   await rollUp(api.sql);

@@ -1,9 +1,10 @@
 // Tiers: rolled up once whatever happens meanwhile, never erased past the retention of raw samples, late data marked.
 import postgres from 'postgres';
 import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
+import { rollUp } from '../../db/roll_up.ts';
 import { parseConfig } from '../../src/config.ts';
 import { connectSession } from '../../src/db.ts';
-import { rollUp, useDatabase } from '../support/database.ts';
+import { useDatabase } from '../support/database.ts';
 import { jwtSecret } from '../support/process.ts';
 
 const database = useDatabase();

@@ -87,24 +87,3 @@ export function useDatabase(): { url: string; sql: postgres.Sql } {
   });
   return database;
 }
-
-/** Rolls up what is due now, and again what late samples made dirty, as the background jobs do. */
-export async function rollUp(sql: postgres.Sql): Promise<void> {
-  const tiers = (await sql<{ name: string }[]>`select job.list_tiers() as name`).map(({ name }) => name);
-  if (inject('server').edition === 'apache') {
-    for (const tier of tiers) {
-      while ((await sql<{ more: boolean }[]>`select obs.refresh_tier(${tier}, now()) as more`)[0]?.more);
-    }
-    await sql`select obs.refresh_dirty_ranges(now())`;
-  } else {
-    for (const tier of tiers) {
-      const [window] = await sql<{ since: string; until: string }[]>`
-        select (now() - r.keep + t.width)::text as since, (now() - t.lag)::text as until
-        from obs.tier t join obs.retention r on r.table_name = 'sample' where t.name = ${tier}`;
-      await sql.unsafe(
-        `call refresh_continuous_aggregate('obs.sample_${tier}', '${window!.since}', '${window!.until}')`,
-      );
-    }
-    await sql.unsafe('call obs.run_refresh_dirty_ranges()');
-  }
-}

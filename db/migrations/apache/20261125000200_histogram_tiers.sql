@@ -69,8 +69,6 @@ create view obs.sample_hist_1d as
   group by 1, 2;
 comment on view obs.sample_hist_1d is 'Histograms of a series in buckets of 1 day, rolled up or not yet; columns as obs.sample_hist_1h.';
 
-grant select on obs.sample_hist_1h, obs.sample_hist_1d to obs_api_definer, obs_job_definer;
-grant select, insert, delete on obs.sample_hist_1h_rolled, obs.sample_hist_1d_rolled to obs_job_definer;
 
 -- migrate:down
 drop view obs.sample_hist_1d;

@@ -39,7 +39,6 @@ comment on view obs.sample_hist_1d is
   'Histograms of a series in buckets of 1 day, from those of 1 hour: a real-time, hierarchical continuous aggregate; columns '
   'as obs.sample_hist_1h.';
 
-grant select on obs.sample_hist_1h, obs.sample_hist_1d to obs_api_definer, obs_job_definer;
 -- Gives the new aggregates their refresh and retention policies.
 select obs.set_retention(table_name, keep) from obs.retention where table_name in ('sample', 'sample_hist_1h');
 

@@ -1,0 +1,121 @@
+// Thirty days of six services, for people to look at and for benches: daily and weekly seasons, and some incidents.
+import type { Sql } from '../src/db.ts';
+import { rollUp } from './roll_up.ts';
+
+/** Name, requests a second at the busiest hour, response time in ms when idle, memory in MiB. */
+const services = [
+  ['gateway', 40, 45, 420],
+  ['auth', 12, 30, 260],
+  ['billing', 4, 120, 380],
+  ['memory', 8, 60, 900],
+  ['registry', 6, 25, 180],
+  ['data-ingestion', 25, 80, 640],
+] as const;
+const instances = [1, 2];
+const metrics = [
+  'http_requests_total',
+  'http_errors_total',
+  'response_time_ms',
+  'cpu_usage',
+  'memory_bytes',
+  'active_connections',
+] as const;
+
+export interface Demo {
+  samples: number;
+  series: number;
+}
+
+/**
+ * Fills an org with a history that ends now, a sample a minute, and rolls it up. For a connection of the database's
+ * owner. Null, and nothing done, where the org has such a history already.
+ */
+export async function fillDemo(
+  sql: Sql,
+  org: string,
+  log: (line: string) => void = () => {},
+): Promise<Demo | null> {
+  const [{ id: orgId }] = (await sql`select api.ensure_org(${org}) as id`) as unknown as [{ id: number }];
+  const isThere = await sql`
+    select from obs.series s
+    where s.org_id = ${orgId} and s.name = 'http_requests_total' and s.service_name = 'gateway'
+      and exists (select from obs.sample m where m.series_id = s.id and m.time < now() - interval '1 day')`;
+  if (isThere.length > 0) return null;
+
+  let samples = 0;
+  for (const [service, requestsPerSecond, idleMs, memoryMib] of services) {
+    const series = instances.flatMap((instance) =>
+      metrics.map((name) => ({
+        name,
+        service_name: service,
+        labels: { instance: `${service}-${instance}`, env: 'production' },
+      })),
+    );
+    samples += await sql.begin(async (sql) => {
+      await sql`select set_config('obs.org_id', ${String(orgId)}, true), setseed(0.42)`;
+      const [made] = await sql<{ ids: string }[]>`
+        select lib.ensure_series(${orgId}, ${JSON.stringify(series)}::text::jsonb)::text as ids`;
+      // From a midnight on, so that the first day can be rolled up as a whole.
+      const [span] = await sql<{ start: string; end: string }[]>`
+        select (time_bucket('1 day', now() - r.keep) + interval '1 day')::text as start, time_bucket('1 minute', now())::text as end
+        from obs.retention r where r.table_name = 'sample'`;
+      const { count } = await sql`
+        with minute as (
+          select i.instance, t as at, extract(epoch from t - ${span!.end}::text::timestamptz) / 86400 as day,
+            -- Busiest at 14:00, and less so at weekends.
+            (0.25 + 0.75 * (0.5 + 0.5 * cos(2 * pi() * (extract(epoch from t)::int8 % 86400 / 3600.0 - 14) / 24)))
+              * case when extract(isodow from t) > 5 then 0.6 else 1 end as season,
+            (random() + random() + random() - 1.5) * 2 as noise
+          from generate_series(${span!.start}::text::timestamptz, ${span!.end}::text::timestamptz, interval '1 minute') t
+          cross join unnest(${`{${instances}}`}::text::int[]) as i (instance)
+        ),
+        condition as (
+          select m.*,
+            -- A burst of requests at the registry, fifteen days ago.
+            m.season * (1 + 0.08 * m.noise) * case when ${service} = 'registry' and m.day between -15 and -14.97 then 5 else 1 end as load,
+            -- Two hours in which billing was slow and failed, nine days ago.
+            ${service} = 'billing' and m.day between -9 and -8.917 as is_failing,
+            -- auth has leaked memory for six days, until it was deployed again half a day ago.
+            case when ${service} = 'auth' and m.day between -6 and -0.5 then (m.day + 6) * 120 else 0 end as leaked_mib,
+            -- A deployment a week, which sets counters back.
+            floor((m.day + 0.5) / 7) as deployment
+          from minute m
+          -- The gateway was down for 25 minutes, four days ago.
+          where not (${service} = 'gateway' and m.day between -4 and -3.983)
+        ),
+        observed as (
+          select c.instance, c.at, c.deployment,
+            greatest(0, round(60 * ${requestsPerSecond}::float8 / ${instances.length} * c.load)) as requests,
+            greatest(1, round(${idleMs}::float8 * (1 + 0.6 * c.load ^ 2) * (1 + 0.1 * c.noise) * case when c.is_failing then 6 else 1 end)) as response_time_ms,
+            case when c.is_failing then 0.15 else 0.002 end * (0.5 + random()) as error_rate,
+            round(least(99, greatest(1, 8 + 50 * c.load + 3 * c.noise))::numeric, 1)::float8 as cpu_usage,
+            (round((${memoryMib}::float8 + c.leaked_mib + 20 * c.load) * 16) * 65536)::float8 as memory_bytes,
+            greatest(0, round(150 * c.load)) as active_connections
+          from condition c
+        ),
+        counted as (
+          select o.*,
+            sum(o.requests) over since_deployment as requests_total,
+            sum(round(o.requests * o.error_rate)) over since_deployment as errors_total
+          from observed o
+          window since_deployment as (partition by o.instance, o.deployment order by o.at)
+        )
+        insert into obs.sample (time, series_id, value)
+        select c.at, (${made!.ids}::text::int[])[(c.instance - 1) * ${metrics.length}::int + v.n], v.value
+        from counted c
+        cross join lateral (values
+          (1, c.requests_total), (2, c.errors_total), (3, c.response_time_ms), (4, c.cpu_usage), (5, c.memory_bytes), (6, c.active_connections)
+        ) as v (n, value)
+        order by c.at`;
+      await sql`
+        insert into obs.dirty_range (org_id, starts_at, ends_at)
+        values (${orgId}, ${span!.start}::text::timestamptz, ${span!.end}::text::timestamptz + interval '1 minute')`;
+      return count;
+    });
+    log(`${service} has a history`);
+  }
+  await rollUp(sql);
+  log('rolled up');
+  await sql`analyze obs.sample`;
+  return { samples, series: services.length * instances.length * metrics.length };
+}

@@ -4,6 +4,8 @@ import { Client } from 'undici';
 export interface LoadOptions {
   url: string;
   path: string;
+  /** GET: what body returns is appended to the path. */
+  method?: 'GET' | 'POST';
   headers: Record<string, string>;
   connections: number;
   /** How long, or how many requests in all: whichever is reached first. */
@@ -38,10 +40,9 @@ export async function runLoad(options: LoadOptions): Promise<LoadResult> {
         const body = options.body(connection, request);
         const sent = performance.now();
         const answer = await client.request({
-          method: 'POST',
-          path: options.path,
+          method: options.method ?? 'POST',
           headers: options.headers,
-          body,
+          ...(options.method === 'GET' ? { path: `${options.path}${body}` } : { path: options.path, body }),
         });
         const text = await answer.body.text();
         latencies.push(performance.now() - sent);

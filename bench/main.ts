@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util';
 import { findServer } from '../db/server/find.ts';
 import { cloneDatabase, createTemplate, dropDatabases } from '../test/support/database.ts';
 import { signToken, startService } from '../test/support/process.ts';
+import { benchAnalytics, benchHistory, hosts, newHistory, storeHistory } from './history.ts';
 import { benchCopy, benchIngest, ownIngest } from './ingest.ts';
 import { logComparison, type Row } from './load.ts';
 import { benchPeers } from './peers.ts';
@@ -12,14 +13,18 @@ const { values: options } = parseArgs({
   options: {
     only: { type: 'string' },
     seconds: { type: 'string', default: '5' },
-    samples: { type: 'string', default: '20000000' },
+    samples: { type: 'string' },
     peers: { type: 'boolean', default: false },
   },
 });
 const seconds = Number(options.seconds);
-const day = newDay(Number(options.samples));
-if (!(seconds > 0 && day.series > 0 && ['ingest', 'query', undefined].includes(options.only)))
-  throw new Error('usage: [--only ingest|query] [--seconds S] [--samples N] [--peers]');
+const day = newDay(Number(options.samples ?? 20_000_000));
+if (!(seconds > 0 && day.series > 0 && ['ingest', 'query', 'history', undefined].includes(options.only)))
+  throw new Error('usage: [--only ingest|query|history] [--seconds S] [--samples N] [--peers]');
+if (options.only === 'history') {
+  await runHistory();
+  process.exit();
+}
 
 const server = await createTemplate((await findServer(console.log)).url);
 let ingestRows: Row[] = [];
@@ -75,4 +80,30 @@ if (options.peers) {
     );
   }
   if (queryPeers.length > 0) logComparison('Queries side by side (queries/s, ms)', queryRows, queryPeers);
+}
+
+async function runHistory() {
+  const history = newHistory(Number(options.samples ?? 50_000_000));
+  const server = await createTemplate((await findServer(console.log)).url);
+  let rows: Row[];
+  try {
+    const token = await signToken();
+    const databaseUrl = await cloneDatabase(server);
+    console.log(`\nHistory (${server.edition} edition, ${history.metrics * hosts} series)`);
+    await storeHistory(databaseUrl, history);
+    const api = await startService('api', { DATABASE_URL: databaseUrl });
+    try {
+      rows = await benchHistory(ownQuery(api.url, token), history, true);
+      await benchAnalytics(api.url, token, history);
+    } finally {
+      await api.stop();
+    }
+  } finally {
+    await dropDatabases(server);
+  }
+  if (!options.peers) return;
+  const peers = await benchPeers('History', async ({ query, storeHistory }) =>
+    benchHistory(query, await storeHistory(history), false),
+  );
+  logComparison('History side by side (queries/s, ms)', rows, peers);
 }

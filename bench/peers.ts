@@ -6,11 +6,11 @@ import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { dataFolder } from '../db/server/find.ts';
+import { type History, historySeries, historyTime, historyValue, hosts, oldTime } from './history.ts';
 import type { IngestTarget, Metric, Series } from './ingest.ts';
 import { type Row, runLoad } from './load.ts';
-import { type Day, daySeries, dayTicks, type QueryTarget, timeAt, valueAt } from './query.ts';
+import { type Day, daySeries, dayTicks, type QueryTarget, timeAt, valueAt, windowMs } from './query.ts';
 
-const hourMs = 3_600_000;
 const writePath = '/write?db=bench&precision=ms';
 const form = { 'content-type': 'application/x-www-form-urlencoded' };
 
@@ -49,12 +49,13 @@ const programs: Program[] = [
     prepare: { path: '/query', body: 'q=create database bench' },
     query: {
       path: '/query',
-      encode: ({ aggregation, label, value, start, end }) => {
+      encode: ({ metric, labels, by, aggregation, window, start, end }) => {
         const aggregate = aggregation === 'avg' ? 'mean(value)' : 'percentile(value, 95)';
-        const q = `select ${aggregate} from temperature where ${label} = '${value}' and time >= ${start}ms and time < ${end}ms group by time(1h)`;
+        const where = Object.entries(labels).map(([label, value]) => `${label} = '${value}' and `);
+        const q = `select ${aggregate} from ${metric} where ${where.join('')}time >= ${start}ms and time < ${end}ms group by time(${window})${by ? `, ${by}` : ''}`;
         return new URLSearchParams({ db: 'bench', epoch: 'ms', q }).toString();
       },
-      read: (answer) => JSON.parse(answer).results[0].series[0].values,
+      read: (answer) => JSON.parse(answer).results[0].series.map(({ values }: { values: unknown }) => values),
       interpolates: false,
     },
   },
@@ -67,22 +68,25 @@ const programs: Program[] = [
     settle: '/internal/force_flush',
     query: {
       path: '/api/v1/query_range',
-      encode: ({ aggregation, label, value, start, end }) => {
-        const series = `temperature_value{${label}="${value}"}[1h]`;
-        // A window holds its end and not its start, in milliseconds: this is [hour, next hour).
-        const endOfHour = (time: number) => ((Math.floor(time / hourMs) + 1) * hourMs - 1) / 1000;
+      encode: ({ metric, labels, by, aggregation, window, start, end }) => {
+        const matchers = Object.entries(labels).map(([label, value]) => `${label}="${value}"`);
+        const over = `${aggregation === 'avg' ? 'avg_over_time(' : 'quantile_over_time(0.95, '}${metric}_value{${matchers.join(',')}}[${window}])`;
+        // A window holds its end and not its start, in milliseconds: this is [bucket, next bucket).
+        const width = windowMs[window];
+        const endOfBucket = (time: number) => ((Math.floor(time / width) + 1) * width - 1) / 1000;
         return new URLSearchParams({
-          query: `avg(${aggregation === 'avg' ? 'avg_over_time(' : 'quantile_over_time(0.95, '}${series}))`,
-          step: '1h',
-          start: String(endOfHour(start)),
-          end: String(endOfHour(end - 1)),
+          query: `avg${by ? ` by (${by})` : ''} (${over})`,
+          step: window,
+          // Else it answers for other times, multiples of the step, and from what it has answered before.
+          nocache: '1',
+          start: String(endOfBucket(start)),
+          end: String(endOfBucket(end - 1)),
         }).toString();
       },
-      read: (answer) =>
-        (JSON.parse(answer).data.result[0].values as [number, string][]).map(([time, value]) => [
-          Math.round(time * 1000) + 1 - hourMs,
-          Number(value),
-        ]),
+      read: (answer, { window }) =>
+        JSON.parse(answer).data.result.map(({ values }: { values: [number, string][] }) =>
+          values.map(([time, value]) => [Math.round(time * 1000) + 1 - windowMs[window], Number(value)]),
+        ),
       interpolates: true,
     },
   },
@@ -100,6 +104,8 @@ export interface Peer {
   query: QueryTarget;
   /** Stores the day, or as many of its series as fit into two minutes, and answers what it stored. */
   storeDay: (day: Day) => Promise<Day>;
+  /** Stores the history, with as many of its metrics as fit into four minutes, and answers what it stored. */
+  storeHistory: (history: History) => Promise<History>;
 }
 
 /** Starts each program that is installed, has work done with it, and removes it with its data. */
@@ -152,6 +158,11 @@ async function runProgram(program: Program, work: (peer: Peer) => Promise<Row[]>
         if (settle) await fetch(url + settle);
         return stored;
       },
+      storeHistory: async (history) => {
+        const stored = await storeHistoryLines(url, history);
+        if (settle) await fetch(url + settle);
+        return stored;
+      },
     });
   } finally {
     // Its data goes anyway, and a program that shut down in good order would first write it out.
@@ -182,6 +193,54 @@ async function storeLines(url: string, day: Day): Promise<Day> {
   const why = series < day.series ? ', fewer than ours: more would take over two minutes' : '';
   console.log(`  stored ${series * dayTicks} samples of ${series} series${why}`);
   return { ...day, series };
+}
+
+async function storeHistoryLines(url: string, history: History): Promise<History> {
+  const started = performance.now();
+  let metrics = 0;
+  const tags = (metric: number) =>
+    Array.from({ length: hosts }, (_, host) => tagsOf(historySeries(metric, host)));
+  const send = (bodies: string[]) =>
+    runLoad({
+      ...{ url, path: writePath, headers: { 'content-type': 'text/plain' }, expect: 204 },
+      ...{ connections: 2, requests: bodies.length },
+      body: () => bodies.pop()!,
+    });
+  for (; metrics < history.metrics && performance.now() - started < 240_000; metrics++) {
+    const lines = tags(metrics);
+    for (let from = 0; from < history.ticks; from += 500) {
+      const ticks = Math.min(500, history.ticks - from);
+      await send(
+        Array.from({ length: Math.ceil(ticks / 50) }, (_, batch) =>
+          Array.from({ length: Math.min(50, ticks - batch * 50) }, (_, i) => {
+            const tick = from + batch * 50 + i;
+            return lines
+              .map(
+                (line, host) =>
+                  `${line} value=${historyValue(metrics, host, tick)} ${historyTime(history, host, tick)}`,
+              )
+              .join('\n');
+          }).join('\n'),
+        ),
+      );
+    }
+  }
+  const old = tags(-1);
+  await send(
+    Array.from({ length: history.oldHours / 10 }, (_, batch) =>
+      Array.from({ length: 10 }, (_, i) => {
+        const hour = batch * 10 + i;
+        return old
+          .map(
+            (line, host) => `${line} value=${historyValue(-1, host, hour)} ${oldTime(history, host, hour)}`,
+          )
+          .join('\n');
+      }).join('\n'),
+    ),
+  );
+  const why = metrics < history.metrics ? ', fewer than ours: more would take over four minutes' : '';
+  console.log(`  stored ${metrics * hosts * history.ticks} samples of ${metrics * hosts} series${why}`);
+  return { ...history, metrics };
 }
 
 async function freePort(): Promise<number> {

@@ -71,25 +71,28 @@ export async function storeDay(databaseUrl: string, day: Day): Promise<void> {
   }
 }
 
-type Points = [hour: number, value: number][];
+export type Points = [time: number, value: number][];
 
-/** By the hour over [start, end), of the series whose label has the value: one, or a rack of them. */
-export interface DayQuery {
+/** Buckets of a metric over [start, end): the series with the labels merged, or one a value of the label by. */
+export interface Query {
+  metric: string;
+  labels: Record<string, string>;
+  by?: string;
   aggregation: 'avg' | 'p95';
-  label: string;
-  value: string;
+  window: '1h' | '1d';
   start: number;
   end: number;
 }
+export const windowMs = { '1h': hourMs, '1d': 24 * hourMs };
 
 /** What answers the queries: this service, or another in its place. */
 export interface QueryTarget {
   url: string;
   path: string;
   headers: Record<string, string>;
-  encode: (query: DayQuery) => string;
-  /** The points of an answer; hours by their start, in milliseconds. */
-  read: (answer: string) => Points;
+  encode: (query: Query) => string;
+  /** The points of an answer, for each series; buckets by their start, in milliseconds. */
+  read: (answer: string, query: Query) => Points[];
   /** Where p95 does not interpolate between samples, its values are not checked. */
   interpolates: boolean;
 }
@@ -99,18 +102,19 @@ export function ownQuery(url: string, token: string): QueryTarget {
     url,
     path: '/api/v1/metrics/query',
     headers: { 'content-type': 'application/json', authorization: `Bearer ${token}` },
-    encode: ({ aggregation, label, value, start, end }) =>
+    encode: ({ metric, labels, by, aggregation, window, start, end }) =>
       JSON.stringify({
-        metric_name: 'temperature',
+        metric_name: metric,
         start_time: new Date(start).toISOString(),
         end_time: new Date(end).toISOString(),
         aggregation,
-        time_window: '1h',
-        labels: { [label]: value },
+        time_window: window,
+        labels,
+        ...(by ? { group_by: [by] } : {}),
       }),
     read: (answer) => {
-      const points: { time: string; value: number }[] = JSON.parse(answer).series[0].points;
-      return points.map(({ time, value }) => [Date.parse(time), value]);
+      const { series } = JSON.parse(answer) as { series: { points: { time: string; value: number }[] }[] };
+      return series.map(({ points }) => points.map(({ time, value }) => [Date.parse(time), value]));
     },
     interpolates: true,
   };
@@ -144,16 +148,26 @@ export async function benchQuery(target: QueryTarget, day: Day): Promise<Row[]> 
     })).sort((a, b) => a.order - b.order);
     let skipped = 0;
     const fromOf = (n: number) => shuffled[(skipped + n) % shuffled.length]!.from;
+    const queryOf = (n: number): Query => {
+      const label = size === 1 ? 'host' : 'rack';
+      const labels = { [label]: daySeries(fromOf(n)).labels[label]! };
+      return {
+        metric: 'temperature',
+        labels,
+        aggregation,
+        window: '1h',
+        start: day.start,
+        end: timeAt(day, dayTicks),
+      };
+    };
     const load = (requests: number) =>
       runLoad({
         ...{ ...address, expect: 200, connections: 1, requests },
         body: (_, n) => {
-          const label = size === 1 ? 'host' : 'rack';
-          const value = daySeries(fromOf(n)).labels[label]!;
-          return encode({ aggregation, label, value, start: day.start, end: timeAt(day, dayTicks) });
+          return encode(queryOf(n));
         },
         check: (answer, _, n) => {
-          const points = read(answer);
+          const points = read(answer, queryOf(n))[0] ?? [];
           const expected = expectedPoints(day, fromOf(n), size, aggregation);
           const isRight = expected.every(
             ([hour, value], i) =>

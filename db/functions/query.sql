@@ -100,43 +100,23 @@ comment on function lib.aggregate_samples is
   'without its extrapolation), each step in the bucket of its later sample; null where no step is known. '
   'rate: increase a second of the bucket''s part inside the range. Raises 22003 when a sum overflows float8.';
 
-create function api.query_metrics(
+create function lib.group_series(
   _org_id int,
   _metric_name text,
-  _start timestamptz,
-  _end timestamptz,
-  _aggregation text,
-  _window text,
   _service_name text,
   _labels jsonb,
   _group_by text[],
-  _fill text,
-  _timezone text,
-  _limit int,
-  _format text,
-  _max_points int default 100000
+  out series_ids int[],
+  out group_numbers int[],
+  out groups jsonb[]
 )
-returns text
 language plpgsql
 stable
-security definer
 set search_path = ''
+-- Which index serves best depends on the labels.
 set plan_cache_mode = 'force_custom_plan'
 as $$
-declare
-  _width constant interval := _window::interval;
-  _from timestamptz;
-  _series_ids int[];
-  _group_numbers int[];
-  _groups jsonb[];
-  _plan record;
-  _resolution text;
-  _buckets timestamptz[];
-  _result text;
 begin
-  perform set_config('obs.org_id', _org_id::text, true);
-  _from := lib.clip_start(_org_id, _start, _end);
-
   with matching as (
     select s.id,
       coalesce(
@@ -158,9 +138,54 @@ begin
   )
   select array_agg(n.id), array_agg(n.group_number),
     (select array_agg(g.group_labels order by g.group_number) from (select distinct group_number, group_labels from numbered) g)
-  into _series_ids, _group_numbers, _groups
+  into series_ids, group_numbers, groups
   from numbered n;
+end
+$$;
+comment on function lib.group_series is
+  'The series of a metric with a service (null: any) and labels (containment); series series_ids[i] belongs to group '
+  'group_numbers[i], whose labels _group_by are groups[group_numbers[i]].';
 
+create function api.query_metrics(
+  _org_id int,
+  _metric_name text,
+  _start timestamptz,
+  _end timestamptz,
+  _aggregation text,
+  _window text,
+  _service_name text,
+  _labels jsonb,
+  _group_by text[],
+  _fill text,
+  _timezone text,
+  _limit int,
+  _format text,
+  _max_points int default 100000
+)
+returns text
+language plpgsql
+stable
+security definer
+set search_path = ''
+-- The statement that shapes the answer takes longer to plan than most take to run; what reads samples plans for itself.
+set plan_cache_mode = 'force_generic_plan'
+as $$
+declare
+  _width constant interval := _window::interval;
+  _from timestamptz;
+  _series_ids int[];
+  _group_numbers int[];
+  _groups jsonb[];
+  _plan record;
+  _resolution text;
+  _buckets timestamptz[];
+  _result text;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  _from := lib.clip_start(_org_id, _start, _end);
+
+  select m.series_ids, m.group_numbers, m.groups into _series_ids, _group_numbers, _groups
+  from lib.group_series(_org_id, _metric_name, _service_name, _labels, _group_by) m;
   select * into _plan
   from lib.choose_tier(
     _aggregation, _from, _end, _width, _timezone, cardinality(_series_ids), cardinality(_groups)

@@ -260,7 +260,7 @@ export async function benchHistory(target: QueryTarget, history: History, isExac
     };
     const load = (requests: number) =>
       runLoad({
-        ...{ ...address, expect: 200, connections: 1, requests, seconds: 60 },
+        ...{ ...address, expect: 200, connections: 1, requests, seconds: 40 },
         body: (_, n) => encode(choose(n).query),
         check: (answer, _, n) => {
           if (n >= 3) return;

@@ -131,5 +131,7 @@ Try:
   curl -s ${url}/api/v1/metrics -H "Authorization: Bearer $TOKEN"
   curl -s ${url}/api/v1/metrics -H "Authorization: Bearer $TOKEN" \\
     --json '{"name":"response_time_ms","value":12.5,"service_name":"auth"}'
+
+make demo fills the org with a history of 30 days to look at.
 `;
 }

@@ -43,6 +43,10 @@ export async function fillDemo(
   if (isThere.length > 0) return null;
 
   let samples = 0;
+  // From a midnight on, so that the first day can be rolled up as a whole.
+  const [span] = await sql<{ start: string; end: string }[]>`
+    select (time_bucket('1 day', now() - r.keep) + interval '1 day')::text as start, time_bucket('1 minute', now())::text as end
+    from obs.retention r where r.table_name = 'sample'`;
   for (const [service, requestsPerSecond, idleMs, memoryMib] of services) {
     const series = instances.flatMap((instance) =>
       metrics.map((name) => ({
@@ -55,10 +59,6 @@ export async function fillDemo(
       await sql`select set_config('obs.org_id', ${String(orgId)}, true), setseed(0.42)`;
       const [made] = await sql<{ ids: string }[]>`
         select lib.ensure_series(${orgId}, ${JSON.stringify(series)}::text::jsonb)::text as ids`;
-      // From a midnight on, so that the first day can be rolled up as a whole.
-      const [span] = await sql<{ start: string; end: string }[]>`
-        select (time_bucket('1 day', now() - r.keep) + interval '1 day')::text as start, time_bucket('1 minute', now())::text as end
-        from obs.retention r where r.table_name = 'sample'`;
       const { count } = await sql`
         with minute as (
           select i.instance, t as at, extract(epoch from t - ${span!.end}::text::timestamptz) / 86400 as day,

@@ -13,17 +13,28 @@ export async function rollUp(sql: Sql): Promise<void> {
       while ((await sql<{ more: boolean }[]>`select job.refresh_tier(${name}) as more`)[0]?.more);
     return;
   }
+  // Newest buckets first, the default where there is a choice, would move the watermark past those not there yet.
+  const [supported] = await sql<{ options: boolean }[]>`
+    select bool_or('options' = any (proargnames)) as options from pg_proc where proname = 'refresh_continuous_aggregate'`;
+  const order = supported!.options ? `, options => '{"refresh_newest_first": false}'` : '';
   for (const { name } of tiers) {
     const [window] = await sql<{ since: string; until: string }[]>`
       select (now() - r.keep + t.width)::text as since, (now() - t.lag)::text as until
       from obs.tier t join obs.retention r on r.table_name = 'sample' where t.name = ${name}`;
     await inTurn(() =>
       sql.unsafe(
-        `call public.refresh_continuous_aggregate('obs.sample_${name}', '${window!.since}', '${window!.until}')`,
+        `call public.refresh_continuous_aggregate('obs.sample_${name}', '${window!.since}', '${window!.until}'${order})`,
       ),
     );
   }
-  await inTurn(() => sql.unsafe('call obs.run_refresh_dirty_ranges()'));
+  // What another transaction may still be at work on is left for the next call.
+  const [newest] = await sql<{ id: string | null }[]>`select max(id) as id from obs.dirty_range`;
+  const isLeft = async () =>
+    (await sql`select from obs.dirty_range where id <= ${newest!.id ?? 0} limit 1`).length > 0;
+  for (let attempt = 0; attempt < 100 && (await isLeft()); attempt++) {
+    if (attempt > 0) await sleep(100);
+    await inTurn(() => sql.unsafe('call obs.run_refresh_dirty_ranges()'));
+  }
 }
 
 /** Again while another refresh of the same buckets, a policy's, is under way: TimescaleDB refuses instead of waiting. */

@@ -80,6 +80,7 @@ begin
         select sum(h.count)::bigint as count, min(h.min) as min, max(h.max) as max, sum(h.zero_count)::bigint as zero_count,
           sum(h.positive) as positive, sum(h.negative) as negative
         from %s h
+        where h.series_id = any ($1)
       ) as m',
       lib.tier_source(_plan.tier, _org_id, _start, _end)
     )

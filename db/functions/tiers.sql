@@ -171,7 +171,7 @@ begin
     foreach _range in array array(select unnest(_split.rolled_up)) loop
       -- The table, not the view: planning for raw samples that are not read would take longer than the rest.
       _sources := _sources || format(
-        'select %s from %s where series_id = any ($1) and bucket >= %L and bucket < %L',
+        'select %s from %s where bucket >= %L and bucket < %L',
         _columns, obs.tier_table(_part.tier), lower(_range), upper(_range)
       );
     end loop;
@@ -193,9 +193,10 @@ begin
 end
 $$;
 comment on function lib.tier_source is
-  'A subquery, as text, with the rows of a tier for [_start, _end) of the series in its parameter $1: in no order, right at once '
-  'whatever is rolled up (see lib.split_range), of a coarser tier where this one''s retention has dropped them (see '
-  'lib.cover_range). A bucket can come in two rows, its parts.';
+  'A subquery, as text, with the rows of a tier for [_start, _end): in no order, right at once whatever is rolled up (see '
+  'lib.split_range), of a coarser tier where this one''s retention has dropped them (see lib.cover_range). A bucket can come in '
+  'two rows, its parts. To be joined with the series in its parameter $1, which are the only ones that it has to give; a '
+  'second condition on them here would make the planner expect a hundredth of the rows.';
 
 create function lib.read_tier(_tier text, _org_id int, _series_ids int[], _start timestamptz, _end timestamptz)
 returns table (
@@ -217,7 +218,9 @@ stable
 set search_path = ''
 as $$
 begin
-  return query execute format('select * from %s t', lib.tier_source(_tier, _org_id, _start, _end)) using _series_ids;
+  return query execute format(
+    'select * from %s t where t.series_id = any ($1)', lib.tier_source(_tier, _org_id, _start, _end)
+  ) using _series_ids;
 end
 $$;
 comment on function lib.read_tier is 'The rows of lib.tier_source, where there are few.';
@@ -248,9 +251,9 @@ begin
   if _aggregation in ('rate', 'increase') then
     return query execute format(
       'with parts as (
-        select t.*, false as is_counted from %s t
+        select t.*, false as is_counted from %s t where t.series_id = any ($1)
         union all
-        select t.*, true from %s t
+        select t.*, true from %s t where t.series_id = any ($1)
       ),
       steps as (
         select p.series_id, p.bucket, p.is_counted, p.count, p.first_value, p.increase,
@@ -285,7 +288,7 @@ begin
           'select g.group_number, t.bucket, t.%I
            from %s t
            join unnest($1, $2) as g (series_id, group_number) on g.series_id = t.series_id
-           where t.series_id = any ($1) and t.bucket >= $3 and t.bucket < $4',
+           where t.bucket >= $3 and t.bucket < $4',
           replace(_aggregation, 'median', 'p50'), obs.tier_table(_part.tier)
         ) using _series_ids, _group_numbers, lower(_range), upper(_range);
       end loop;

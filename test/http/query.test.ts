@@ -542,6 +542,38 @@ test('weeks begin on Monday', async () => {
   expect(new Date(answer.series[0].points[0].time).getUTCDay()).toBe(1);
 });
 
+test('stddev stays right ten thousand times its own size away from zero, from every tier', async () => {
+  const samples: Sample[] = Array.from({ length: 3 * 24 * 30 }, (_, i) => ({
+    series: '',
+    time: origin - day + i * 2 * minute,
+    // A sum of sines of which no period fits a bucket: a standard deviation of about 100.
+    value: 1e6 + 100 * (Math.sin(i * 0.7) + Math.sin(i * 1.3)),
+  }));
+  await record(
+    'far',
+    samples.map(({ time, value }) => ({ time, value })),
+  );
+  await rollUp(api.sql);
+  for (const [window, width, resolution] of [
+    ['5m', 5 * minute, '5m'],
+    ['1h', hour, '1h'],
+    ['1d', day, '1d'],
+  ] as const) {
+    const answer = await query({
+      metric_name: 'far',
+      start_time: origin - day,
+      end_time: origin + 2 * day,
+      aggregation: 'stddev',
+      time_window: window,
+    });
+    expect(answer.resolution).toBe(resolution);
+    const expected = Map.groupBy(samples, ({ time }) => Math.floor(time / width) * width);
+    expect(answer.series[0].points).toHaveLength(expected.size);
+    for (const { time, value } of answer.series[0].points)
+      expect(Math.abs(value / aggregate('stddev', expected.get(Date.parse(time))!)! - 1)).toBeLessThan(1e-6);
+  }
+});
+
 test('huge values are aggregated without an overflow', async () => {
   await record('huge', [
     { time: origin, value: 1e300 },

@@ -166,6 +166,70 @@ test('a refresh never reaches past the raw samples: the tier keeps what it has',
   expect([answer.json.resolution, answer.json.series[0]!.points.length]).toEqual(['1h', 24]);
 });
 
+test('where a finer tier has aged out a coarser one answers, and nothing counts twice', async () => {
+  const { sql } = database;
+  // Raw samples reach back 7 days (see above), and by what is configured 5m 8 days and 1h 9.
+  await sql`update obs.retention set keep = interval '8 days' where table_name = 'sample_5m'`;
+  await sql`update obs.retention set keep = interval '9 days' where table_name in ('sample_1h', 'sample_hist_1h')`;
+  const midnight = (days: number) => `time_bucket('1 day', now()) - interval '${days} days'`;
+  const hour = 3_600_000;
+  const ask = async (aggregation: string, window: string, from: string, to: string, timezone = 'UTC') => {
+    const [row] = await sql.unsafe(`
+      select api.query_metrics(${orgId}, 'a', ${from}, ${to}, '${aggregation}', ${window ? `'${window}'` : 'null'}, null, '{}', '{}', 'none', '${timezone}', 10000, 'points')::json as answer`);
+    const { resolution, series } = row!.answer;
+    return {
+      resolution,
+      times: series[0].points.map(({ time }: { time: string }) => Date.parse(time)) as number[],
+      values: series[0].points.map(({ value }: { value: number }) => value) as number[],
+    };
+  };
+  const [{ total, oldest }] = await sql.unsafe<[{ total: number; oldest: Date }]>(`
+    select sum(count)::int as total, min(first_time) as oldest from obs.sample_1d
+    where series_id = ${seriesIds[0]} and bucket >= ${midnight(11)} and bucket < ${midnight(1)}`);
+  const keptFrom = (days: number) => Date.now() - days * 24 * hour;
+  for (const window of ['1m', '5m', '15m', '1h', '5h', '6h', '1d']) {
+    const { resolution, times, values } = await ask('count', window, midnight(11), midnight(1));
+    expect(resolution, window).toBe('1d');
+    expect(new Set(times).size, window).toBe(times.length);
+    expect(
+      values.reduce((sum, n) => sum + n, 0),
+      window,
+    ).toBe(total);
+    if (window !== '1m') continue;
+    // Days, then hours, then five minutes, then minutes.
+    const steps = times.slice(1).map((time, i) => [time, time - times[i]!] as const);
+    for (const [time, step] of steps) {
+      const expected =
+        time < keptFrom(9) + hour
+          ? [24 * hour]
+          : time < keptFrom(8)
+            ? [hour, 24 * hour]
+            : time < keptFrom(7)
+              ? [hour / 12, hour]
+              : [hour / 60, hour / 12];
+      expect(expected, new Date(time).toISOString()).toContain(step);
+    }
+    expect(times[0]).toBe(Math.floor(oldest.getTime() / (24 * hour)) * 24 * hour);
+  }
+  expect((await ask('count', '', midnight(11), midnight(1))).values).toEqual([total]);
+  expect((await ask('count', '1m', midnight(6), midnight(1))).resolution).toBe('raw');
+  expect((await ask('avg', '5m', midnight(6), midnight(1))).resolution).toBe('5m');
+  expect((await ask('avg', '15m', "now() - interval '8 days 12 hours'", midnight(1))).resolution).toBe('1h');
+  // Days of a zone that no tier's days fit come from hours, and where those are gone from days of UTC.
+  const zoned = await ask('count', '1d', midnight(11), midnight(1), 'America/New_York');
+  expect([zoned.resolution, zoned.values.reduce((sum, n) => sum + n, 0)]).toEqual(['1d', total]);
+  // Percentiles by way of the histograms, and the samples where there are some.
+  const { resolution, times, values } = await ask('p95', '15m', midnight(11), midnight(1));
+  expect(resolution).toBe('1d');
+  expect(new Set(times).size).toBe(times.length);
+  for (const value of values) expect(value).toBeGreaterThan(0);
+  const old = values[0]!;
+  const [{ exact }] = await sql.unsafe<[{ exact: number }]>(
+    `select p95 as exact from obs.sample_1d where series_id = ${seriesIds[0]} and bucket = '${new Date(times[0]!).toISOString()}'`,
+  );
+  expect(Math.abs(old / exact - 1)).toBeLessThan(0.0101);
+});
+
 test.skipIf(!isApache)(
   apacheOnly('expired chunks are dropped, but no raw sample that is not rolled up'),
   async () => {

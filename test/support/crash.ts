@@ -1,6 +1,6 @@
 // A database server that a test may kill: an embedded one of its own. The server of DATABASE_URL is crashed
 // instead when CRASH_DATABASE_SERVER=true says that it is there for that.
-import { mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import postgres from 'postgres';
@@ -62,9 +62,16 @@ export function useCrashableDatabase(): CrashableDatabase {
 
 async function killPostmaster(folder: string) {
   const pid = embeddedPid(folder)!;
-  process.kill(pid, 'SIGKILL');
+  // Its children too: one that is busy would notice late, and no new server starts while it holds the shared memory.
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
+  for (const victim of [pid, ...children]) {
+    try {
+      process.kill(victim, 'SIGKILL');
+    } catch {
+      // Gone already.
+    }
+  }
   while (embeddedPid(folder) === pid) await sleep(10);
-  // The other processes notice by themselves; until the last has let go of the shared memory no new server starts.
   await sleep(500);
 }
 

@@ -34,6 +34,7 @@ declare
   _relation regclass := format('obs.%I', _table_name)::regclass;
   _tier obs.tier;
   _schedule interval;
+  _job_id int;
 begin
   if _table_name = 'sample' and _keep < interval '7 days' then
     raise exception 'raw samples must be kept for 7 days at least, for the tiers to be taken from' using errcode = '22023';
@@ -57,12 +58,17 @@ begin
     -- What may be refreshed stays out of the columnstore.
     call public.remove_columnstore_policy(_relation, if_exists => true);
     perform public.remove_continuous_aggregate_policy(_relation, if_exists => true);
-    perform public.add_continuous_aggregate_policy(
+    _job_id := public.add_continuous_aggregate_policy(
       _relation,
       start_offset => _keep - _tier.width,
       end_offset => _tier.lag,
       schedule_interval => coalesce(_schedule, greatest(interval '1 minute', _tier.width / 12))
     );
+    -- A backlog is worked off in steps. Newest first, TimescaleDB's default, would move the watermark past buckets that
+    -- are not there yet.
+    perform public.alter_job(_job_id, config => j.config || '{"refresh_newest_first": false}')
+    from timescaledb_information.jobs j
+    where j.job_id = _job_id;
     call public.add_columnstore_policy(_relation, after => _keep + interval '1 day');
   end loop;
 end

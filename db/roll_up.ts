@@ -19,8 +19,8 @@ export async function rollUp(sql: Sql): Promise<void> {
   const order = supported!.options ? `, options => '{"refresh_newest_first": false}'` : '';
   for (const { name } of tiers) {
     const [window] = await sql<{ since: string; until: string }[]>`
-      select (now() - r.keep + t.width)::text as since, (now() - t.lag)::text as until
-      from obs.tier t join obs.retention r on r.table_name = 'sample' where t.name = ${name}`;
+      select (obs.kept_from('sample', now()) + width)::text as since, (now() - lag)::text as until
+      from obs.tier where name = ${name}`;
     await inTurn(() =>
       sql.unsafe(
         `call public.refresh_continuous_aggregate('obs.sample_${name}', '${window!.since}', '${window!.until}'${order})`,

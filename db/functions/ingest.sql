@@ -9,7 +9,11 @@ begin
   perform set_config('obs.org_id', _org_id::text, true);
   return query
   select extract(epoch from least(
-    (select r.keep from obs.retention r where r.table_name = 'sample'),
+    (
+      select case when isfinite(r.complete_from) then least(r.keep, now() - r.complete_from) else r.keep end
+      from obs.retention r
+      where r.table_name = 'sample'
+    ),
     (select o.retention from obs.org o where o.id = _org_id)
   ))::float8;
 end

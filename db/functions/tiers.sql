@@ -1,12 +1,3 @@
-create function lib.kept_from(_table_name text)
-returns timestamptz
-language sql
-stable
-as $$
-  select coalesce((select now() - r.keep from obs.retention r where r.table_name = _table_name), '-infinity')
-$$;
-comment on function lib.kept_from(text) is 'From when on the rows of a table of obs are kept, see obs.retention; -infinity: for ever.';
-
 create function lib.roll_up_samples(_width interval, _series_ids int[], _start timestamptz, _end timestamptz)
 returns table (
   series_id int,
@@ -69,7 +60,7 @@ declare
   _until timestamptz;
 begin
   select t.width into _width from obs.tier t where t.name = _tier;
-  _raw_from := lib.kept_from('sample');
+  _raw_from := obs.kept_from('sample', now());
 
   -- Whole buckets inside the range. Where raw samples are gone a bucket cannot be cut, and is taken whole.
   _from := public.time_bucket(_width, _start);
@@ -130,7 +121,7 @@ begin
   loop
     tier := _next.name;
     width := _next.width;
-    _kept_from := lib.kept_from('sample_' || _next.name);
+    _kept_from := obs.kept_from('sample_' || _next.name, now());
     starts_at := case
       when _next.coarser_width is null or _kept_from <= _start then _start
       -- The first bucket of the coarser tier that this one has all of.
@@ -359,7 +350,7 @@ as $$
 declare
   _is_percentile constant boolean := _aggregation in ('median', 'p50', 'p90', 'p95', 'p99');
   _window_seconds constant float8 := extract(epoch from _window);
-  _raw_kept_from constant timestamptz := lib.kept_from('sample');
+  _raw_kept_from constant timestamptz := obs.kept_from('sample', now());
   -- Raw samples, which are exact, are as quick: 200 hours of one series, or 2 of a hundred.
   _is_short constant boolean :=
     _start >= _raw_kept_from and _series_count * extract(epoch from _end - _start) <= 200 * 3600;

@@ -230,6 +230,27 @@ test('where a finer tier has aged out a coarser one answers, and nothing counts 
   expect(Math.abs(old / exact - 1)).toBeLessThan(0.0101);
 });
 
+test('a longer retention does not take what was dropped for empty', async () => {
+  const { sql } = database;
+  await sql`select obs.set_retention('sample', interval '30 days')`;
+  const [{ days, limit }] = await sql<[{ days: number; limit: number }]>`
+    select extract(epoch from now() - obs.kept_from('sample', now()))::float8 / 86400 as days,
+      (select max_age_seconds from api.get_ingest_limits(${orgId})) / 86400 as limit`;
+  expect(days).toBeCloseTo(7, 2);
+  expect(limit).toBeCloseTo(7, 2);
+  // A sample of then, which the API refuses, would have its bucket rolled up from itself alone.
+  const counts = async () =>
+    (
+      await sql`select bucket, count from obs.sample_1h where bucket < now() - interval '8 days 1 hour' order by bucket, series_id`
+    ).map((row) => [row.bucket.getTime(), row.count]);
+  const before = await counts();
+  expect(before.length).toBeGreaterThan(40);
+  await sql`insert into obs.dirty_range (org_id, starts_at, ends_at) values (${orgId}, now() - interval '9 days', now() - interval '8 days 2 hours')`;
+  await rollUp(sql);
+  expect(await counts()).toEqual(before);
+  await sql`select obs.set_retention('sample', interval '7 days')`;
+});
+
 test.skipIf(!isApache)(
   apacheOnly('expired chunks are dropped, but no raw sample that is not rolled up'),
   async () => {

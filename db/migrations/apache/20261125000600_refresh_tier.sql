@@ -37,6 +37,57 @@ begin
 end
 $$;
 
+create or replace function obs.refresh_dirty_ranges(_now timestamptz)
+returns int
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _tier obs.tier;
+  _ids bigint[];
+  _org record;
+  _series_ids int[];
+  _dirty tstzrange;
+  _kept_from timestamptz;
+  _start timestamptz;
+  _end timestamptz;
+begin
+  -- Rows that a flush commits from here on are for the next call.
+  select array_agg(d.id) into _ids from (select id from obs.dirty_range order by id for update skip locked) d;
+  if _ids is null then
+    return 0;
+  end if;
+  _kept_from := obs.kept_from('sample', _now);
+  for _tier in select * from obs.tier t order by t.width for update loop
+    for _org in
+      select d.org_id, range_agg(tstzrange(
+        public.time_bucket(_tier.width, d.starts_at),
+        public.time_bucket(_tier.width, d.ends_at - interval '1 microsecond') + _tier.width
+      )) as ranges
+      from obs.dirty_range d
+      where d.id = any (_ids)
+      group by d.org_id
+    loop
+      select array_agg(s.id) into _series_ids from obs.series s where s.org_id = _org.org_id;
+      foreach _dirty in array array(select unnest(_org.ranges)) loop
+        -- Never a bucket that raw samples no longer fill: that would erase what the tier still knows.
+        _start := greatest(lower(_dirty), public.time_bucket(_tier.width, _kept_from) + _tier.width);
+        _end := least(upper(_dirty), _tier.watermark);
+        if _start < _end then
+          execute format('delete from obs.%I where bucket >= $1 and bucket < $2 and series_id = any ($3)', 'sample_' || _tier.name || '_rolled')
+            using _start, _end, _series_ids;
+          perform obs.roll_up(_tier.name, _start, _end, _series_ids);
+        end if;
+      end loop;
+    end loop;
+    update obs.tier set watermark = _tier.watermark where name = _tier.name;
+  end loop;
+  delete from obs.dirty_range where id = any (_ids);
+  return cardinality(_ids);
+end
+$$;
+
 -- migrate:down
 create or replace function obs.refresh_tier(_tier text, _now timestamptz)
 returns boolean
@@ -70,5 +121,56 @@ begin
   perform obs.roll_up(_tier, _watermark, _until, null);
   update obs.tier set watermark = _until where name = _tier;
   return _until < _target;
+end
+$$;
+
+create or replace function obs.refresh_dirty_ranges(_now timestamptz)
+returns int
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _tier obs.tier;
+  _ids bigint[];
+  _org record;
+  _series_ids int[];
+  _dirty tstzrange;
+  _kept_from timestamptz;
+  _start timestamptz;
+  _end timestamptz;
+begin
+  -- Rows that a flush commits from here on are for the next call.
+  select array_agg(d.id) into _ids from (select id from obs.dirty_range order by id for update skip locked) d;
+  if _ids is null then
+    return 0;
+  end if;
+  select _now - r.keep into _kept_from from obs.retention r where r.table_name = 'sample';
+  for _tier in select * from obs.tier t order by t.width for update loop
+    for _org in
+      select d.org_id, range_agg(tstzrange(
+        public.time_bucket(_tier.width, d.starts_at),
+        public.time_bucket(_tier.width, d.ends_at - interval '1 microsecond') + _tier.width
+      )) as ranges
+      from obs.dirty_range d
+      where d.id = any (_ids)
+      group by d.org_id
+    loop
+      select array_agg(s.id) into _series_ids from obs.series s where s.org_id = _org.org_id;
+      foreach _dirty in array array(select unnest(_org.ranges)) loop
+        -- Never a bucket that raw samples no longer fill: that would erase what the tier still knows.
+        _start := greatest(lower(_dirty), public.time_bucket(_tier.width, _kept_from) + _tier.width);
+        _end := least(upper(_dirty), _tier.watermark);
+        if _start < _end then
+          execute format('delete from obs.%I where bucket >= $1 and bucket < $2 and series_id = any ($3)', 'sample_' || _tier.name || '_rolled')
+            using _start, _end, _series_ids;
+          perform obs.roll_up(_tier.name, _start, _end, _series_ids);
+        end if;
+      end loop;
+    end loop;
+    update obs.tier set watermark = _tier.watermark where name = _tier.name;
+  end loop;
+  delete from obs.dirty_range where id = any (_ids);
+  return cardinality(_ids);
 end
 $$;

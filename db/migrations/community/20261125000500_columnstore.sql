@@ -34,6 +34,7 @@ declare
   _relation regclass := format('obs.%I', _table_name)::regclass;
   _tier obs.tier;
   _schedule interval;
+  _reach interval;
   _job_id int;
 begin
   if _table_name = 'sample' and _keep < interval '7 days' then
@@ -46,7 +47,12 @@ begin
   if _table_name <> 'sample' then
     return;
   end if;
-  -- A refresh that reached past the raw samples would erase the tier there.
+  -- A refresh that reached past the raw samples would erase the tier there. Where the retention was made longer it stops at
+  -- what is complete; late samples from before that are refreshed by obs.run_refresh_dirty_ranges.
+  select case when isfinite(r.complete_from) then least(r.keep, now() - r.complete_from) else r.keep end
+  into _reach
+  from obs.retention r
+  where r.table_name = 'sample';
   for _tier in select * from obs.tier loop
     _relation := format('obs.%I', 'sample_' || _tier.name)::regclass;
     select j.schedule_interval into _schedule
@@ -60,7 +66,7 @@ begin
     perform public.remove_continuous_aggregate_policy(_relation, if_exists => true);
     _job_id := public.add_continuous_aggregate_policy(
       _relation,
-      start_offset => _keep - _tier.width,
+      start_offset => _reach - _tier.width,
       end_offset => _tier.lag,
       schedule_interval => coalesce(_schedule, greatest(interval '1 minute', _tier.width / 12))
     );

@@ -42,7 +42,7 @@ begin
   if _ids is null then
     return;
   end if;
-  select now() - r.keep into _kept_from from obs.retention r where r.table_name = 'sample';
+  _kept_from := obs.kept_from('sample', now());
   for _tier in select * from obs.tier t order by t.width loop
     for _dirty in
       select unnest(range_agg(tstzrange(

@@ -63,7 +63,12 @@ const programs: Program[] = [
     name: 'VictoriaMetrics',
     file: 'victoria-metrics',
     package: 'victoria-metrics',
-    args: (folder, port) => [`-storageDataPath=${folder}`, `-httpListenAddr=127.0.0.1:${port}`],
+    args: (folder, port) => [
+      `-storageDataPath=${folder}`,
+      `-httpListenAddr=127.0.0.1:${port}`,
+      // In months; one is the default.
+      '-retentionPeriod=24',
+    ],
     readyPath: '/health',
     settle: '/internal/force_flush',
     query: {

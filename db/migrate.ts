@@ -41,6 +41,7 @@ export async function migrate(
     await sql`select pg_advisory_lock(hashtext('obs.migrate'))`;
     const found = await inspect(sql);
     log(`TimescaleDB ${found.timescaledb} (${found.edition}) on PostgreSQL ${found.postgresql}`);
+    await useUtc(sql);
     runDbmate(databaseUrl, found.edition, log);
     for (const role of derivedRoles) await setPassword(sql, databaseUrl, role);
     await migrateQueue(sql, queueDatabaseUrl);
@@ -75,6 +76,12 @@ async function inspect(sql: Sql): Promise<Migrated> {
     postgresql: found.postgresql,
     edition: found.license === 'timescale' ? 'community' : 'apache',
   };
+}
+
+// Days are days of UTC here, in sessions of TimescaleDB's scheduler too, which have no client to say so.
+async function useUtc(sql: Sql) {
+  const [{ name } = { name: '' }] = await sql<{ name: string }[]>`select current_database() as name`;
+  await sql`alter database ${sql(name)} set timezone to 'UTC'`;
 }
 
 function runDbmate(

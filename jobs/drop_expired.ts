@@ -6,7 +6,12 @@ import type { Sql } from '../src/db.ts';
 export function dropExpired(sql: Sql): Task {
   return async (_payload, helpers) => {
     const [row] = await sql<{ dropped: number }[]>`select job.drop_expired() as dropped`;
-    const [rows] = await sql<{ deleted: string }[]>`select job.delete_expired() as deleted`;
-    helpers.logger.info(`dropped ${row?.dropped} chunks, deleted ${rows?.deleted} rows`);
+    let deleted = 0;
+    while (!helpers.abortSignal?.aborted) {
+      const [step] = await sql<{ rows: string | null }[]>`select job.delete_expired() as rows`;
+      if (!step?.rows) break;
+      deleted += Number(step.rows);
+    }
+    helpers.logger.info(`dropped ${row?.dropped} chunks, deleted ${deleted} rows`);
   };
 }

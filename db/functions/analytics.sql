@@ -1,3 +1,13 @@
+create function lib.share(_value float8, _largest float8)
+returns float8
+language sql
+immutable
+parallel safe
+as $$
+  select case when _largest = 0 or abs(_value) / _largest < 1e-100 then 0 else _value / _largest end
+$$;
+comment on function lib.share(float8, float8) is 'A value as a share of the largest, 0 where it is next to nothing beside it.';
+
 create function lib.choose_step(_start timestamptz, _end timestamptz, _max_points int)
 returns interval
 language sql
@@ -7,10 +17,10 @@ as $$
     min(step) filter (where _end - _start <= step * _max_points),
     max(step)
   )
-  from unnest(array['1 minute', '5 minutes', '15 minutes', '30 minutes', '1 hour', '3 hours', '6 hours', '12 hours', '1 day', '7 days']::interval[]) as step
+  from unnest(array['1 minute', '5 minutes', '15 minutes', '30 minutes', '1 hour', '3 hours', '6 hours', '12 hours', '1 day', '7 days', '30 days']::interval[]) as step
 $$;
 comment on function lib.choose_step is
-  'The shortest bucket, of those that tiers answer well, that makes at most _max_points of a range; 7 days for a very long one.';
+  'The shortest bucket, of those that tiers answer well, that makes at most _max_points of a range; 30 days for a very long one.';
 
 create function lib.match_series(_org_id int, _metric_name text, _service_name text, _labels jsonb)
 returns int[]
@@ -113,11 +123,12 @@ set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   _from timestamptz;
-  _step constant interval := lib.choose_step(_start, _end, 300);
+  _step interval;
   _series_ids int[];
   _summary record;
   _buckets timestamptz[];
   _values float8[];
+  _scale float8;
   _trend record;
   _has_days boolean;
   _json_trend text;
@@ -127,19 +138,25 @@ declare
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   _from := lib.clip_start(_org_id, _start, _end);
+  _step := lib.choose_step(_from, _end, 300);
   _series_ids := lib.match_series(_org_id, _metric_name, _service_name, _labels);
   if _series_ids is null then
     return null;
   end if;
 
   select * into _summary from lib.summarize(_org_id, _series_ids, _from, _end);
-  select array_agg(a.bucket order by a.bucket), array_agg(a.value order by a.bucket)
-  into _buckets, _values
+  select array_agg(a.bucket order by a.bucket), array_agg(a.value order by a.bucket), coalesce(nullif(max(abs(a.value)), 0), 1)
+  into _buckets, _values, _scale
   from lib.aggregate_range(
     _org_id, _series_ids, array_fill(1, array[cardinality(_series_ids)]), 1, _from, _end, 'avg', _step, 'UTC'
-  ) a
-  where abs(a.value) < 1e140;
+  ) a;
   _buckets := coalesce(_buckets, '{}');
+  -- As shares of the largest, and 0 where that is next to nothing: squares neither overflow nor underflow.
+  _values := array(
+    select lib.share(v.value, _scale)
+    from unnest(_values) with ordinality as v (value, position)
+    order by v.position
+  );
   -- Hours of the day can be told apart.
   _has_days := _step <= interval '12 hours';
 
@@ -174,7 +191,7 @@ begin
   ) as f;
   _json_trend := format(
     '{"direction":%s,"slope_per_hour":%s,"r_squared":%s,"change_percent":%s}',
-    to_json(_trend.direction), coalesce(lib.json_number(_trend.slope), 'null'), coalesce(lib.json_number(_trend.r_squared), 'null'),
+    to_json(_trend.direction), coalesce(lib.json_number(_trend.slope * _scale), 'null'), coalesce(lib.json_number(_trend.r_squared), 'null'),
     coalesce(lib.json_number(100 * _trend.change / nullif(abs(_trend.first_fitted), 0)), 'null')
   );
 
@@ -204,7 +221,7 @@ begin
     select r.position, r.bucket, r.value, r.expected,
       case
         when s.n < 10 or r.distance <= 1e-9 * greatest(abs(r.value), abs(r.expected)) then 0
-        when s.mad > 0 then 0.6745 * r.distance / s.mad
+        when s.mad > 1e-100 then 0.6745 * r.distance / s.mad
         else r.distance / (1.253314 * s.mean_ad)
       end as score
     from residual r
@@ -222,7 +239,7 @@ begin
       select string_agg(
         format(
           '{"time":"%s","value":%s,"expected":%s,"score":%s}',
-          lib.rfc3339(w.bucket), lib.json_number(w.value), lib.json_number(w.expected), lib.json_number(w.score)
+          lib.rfc3339(w.bucket), lib.json_number(w.value * _scale), lib.json_number(w.expected * _scale), lib.json_number(w.score)
         ),
         ',' order by w.bucket
       )
@@ -265,8 +282,9 @@ begin
   ),
   -- Least squares with a level for each season: both sides centred within it (Frisch, Waugh and Lovell).
   slope as (
-    select sxy / nullif(sxx, 0) as b, sxx, n, k,
-      sqrt(greatest(0, syy - coalesce(sxy * sxy / nullif(sxx, 0), 0)) / nullif(n - k - 1, 0)) as s
+    select sxy / nullif(sxx, 0) as b, sxx, n,
+      sqrt(greatest(0, syy - coalesce(sxy * sxy / nullif(sxx, 0), 0)) / nullif(n - k - 1, 0)) as s,
+      sqrt(syy / nullif(n - k, 0)) as s_without
     from (
       select sum((c.hour - c.mean_hour) * (c.value - c.mean_value)) as sxy, sum((c.hour - c.mean_hour) ^ 2) as sxx,
         sum((c.value - c.mean_value) ^ 2) as syy, count(*) as n, count(distinct c.season) as k
@@ -275,7 +293,9 @@ begin
   ),
   -- A slope within two of its standard errors is none.
   fitted as (
-    select case when l.b ^ 2 * l.sxx > 4 * l.s ^ 2 then l.b else 0 end as b, l.sxx, l.n, l.s
+    select l.sxx,
+      case when l.b ^ 2 * l.sxx > 4 * l.s ^ 2 then l.b else 0 end as b,
+      case when l.b ^ 2 * l.sxx > 4 * l.s ^ 2 then l.s else l.s_without end as s
     from slope l
     where l.n >= 10
   ),
@@ -310,7 +330,8 @@ begin
   select string_agg(
     format(
       '{"time":"%s","value":%s,"lower":%s,"upper":%s}',
-      lib.rfc3339(p.bucket), lib.json_number(p.value), lib.json_number(p.value - p.margin), lib.json_number(p.value + p.margin)
+      lib.rfc3339(p.bucket), lib.json_number(p.value * _scale),
+      lib.json_number((p.value - p.margin) * _scale), lib.json_number((p.value + p.margin) * _scale)
     ),
     ',' order by p.bucket
   )
@@ -331,15 +352,14 @@ end
 $$;
 comment on function api.analyze_metric is
   'The answer of GET /metrics/{name}/analytics as JSON text, null where the org has no such series. Statistics are of the '
-  'samples (lib.summarize), the rest of the averages y of buckets of time_window, at most 300 of them, without those past 1e140, whose '
-  'squares overflow. '
+  'samples (lib.summarize), the rest of the averages y of buckets of time_window, at most 300 of them. '
   'trend: y on time t in hours by least squares, r_squared its coefficient of determination (0 for a constant), change_percent '
   'the fitted line''s change over the range in percent of its start; rising or falling when r_squared >= 0.1, |Student''s t| > 2 and '
   'the change is at least 1 % of the mean, else stable. '
-  'anomalies: the modified z-score 0.6745 |y - expected| / MAD > 3.5, with |y - expected| / (1.253314 mean absolute deviation) '
-  'where MAD is 0 (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993); expected is the median, of the same hour of '
+  'anomalies: the modified z-score 0.6745 |y - expected| / MAD > 3.5 (Iglewicz and Hoaglin, How to Detect and Handle Outliers, '
+  '1993), or where MAD is 0 |y - expected| / (1.253314 mean absolute deviation), which for a normal distribution is the same; expected is the median, of the same hour of '
   'day (UTC) where there is a week of data, about the trend unless stable; at least ten buckets, the worst 100. '
-  'forecast: a quarter of the range on, a week at most, from all but the anomalies: y = level + b t by least squares, one '
+  'forecast: from the last bucket with samples a quarter of the range on, a week at most, from all but the anomalies: y = level + b t by least squares, one '
   'level an hour of day where there are two days and the hours explain 30 % of the variance about the trend (strength of '
   'seasonality: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, 3rd ed., 4.3), b = 0 when within two standard errors of 0; '
   'lower and upper: 95 % prediction interval +-1.96 s sqrt(1 + 1/n + (t - mean t)^2 / Sxx) (Draper and Smith, Applied Regression Analysis, 1.4).';
@@ -364,16 +384,19 @@ set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   _from timestamptz;
-  _step constant interval := lib.choose_step(_start, _end, 150);
-  _step_seconds constant float8 := extract(epoch from _step);
-  -- An eighth of the range either way, in twelve steps at the most.
-  _max_lag constant int := least(12, floor(extract(epoch from _end - _start) / 8 / _step_seconds));
+  _step interval;
+  _step_seconds float8;
+  _max_lag int;
   _target_ids int[];
   _other_ids int[];
   _result text;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   _from := lib.clip_start(_org_id, _start, _end);
+  _step := lib.choose_step(_from, _end, 150);
+  _step_seconds := extract(epoch from _step);
+  -- An eighth of the range either way, in twelve steps at the most.
+  _max_lag := least(12, floor(extract(epoch from _end - _from) / 8 / _step_seconds));
   _target_ids := lib.match_series(_org_id, _metric_name, _service_name, _labels);
   if _target_ids is null then
     return null;
@@ -389,19 +412,19 @@ begin
   );
 
   with target as materialized (
-    select (extract(epoch from a.bucket) / _step_seconds)::int as tick, a.value
+    -- Each series as shares of its largest value: squares neither overflow nor underflow.
+    select (extract(epoch from a.bucket) / _step_seconds)::int as tick, lib.share(a.value, max(abs(a.value)) over ()) as value
     from lib.aggregate_range(
       _org_id, _target_ids, array_fill(1, array[cardinality(_target_ids)]), 1, _from, _end, 'avg', _step, 'UTC'
     ) a
-    where abs(a.value) < 1e140
   ),
   other as materialized (
-    select a.group_number as series_id, (extract(epoch from a.bucket) / _step_seconds)::int as tick, a.value
+    select a.group_number as series_id, (extract(epoch from a.bucket) / _step_seconds)::int as tick,
+      lib.share(a.value, max(abs(a.value)) over (partition by a.group_number)) as value
     from lib.aggregate_range(
       _org_id, _other_ids[:_max_series], _other_ids[:_max_series], cardinality(_other_ids[:_max_series]),
       _from, _end, 'avg', _step, 'UTC'
     ) a
-    where abs(a.value) < 1e140
   ),
   correlated as (
     select o.series_id, l.lag, corr(o.value, t.value) as correlation, count(*) as n
@@ -415,7 +438,7 @@ begin
   best as (
     select distinct on (c.series_id) c.series_id, c.lag, c.correlation, c.n
     from correlated c
-    where c.correlation is not null
+    where c.correlation between -1.000001 and 1.000001
     -- A longer lag has to be better by more than rounding.
     order by c.series_id, round(abs(c.correlation)::numeric, 9) desc, abs(c.lag), c.lag
   ),

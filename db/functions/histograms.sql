@@ -88,7 +88,12 @@ begin
       continue when _n = 0;
       _seen := _seen + _n;
       if _seen > _above_upper then
-        _value := case when _bin = 10920 then _max else _sign * 2 * _gamma ^ _bin / (_gamma + 1) end;
+        _value := case
+          -- The last bin has no upper end.
+          when _bin < 10920 then _sign * 2 * _gamma ^ _bin / (_gamma + 1)
+          when _sign = 1 then _max
+          else _min
+        end;
         _upper := coalesce(_upper, _value);
         if _seen > _above_lower then
           return greatest(_min, least(_max, _value + (_upper - _value) * (_rank - floor(_rank))));
@@ -101,7 +106,8 @@ end
 $$;
 comment on function lib.histogram_percentile is
   'The percentile _p (0 to 1) of values of which there is a histogram, that is sums of the columns of a tier of histograms: '
-  'each of the two values that percentile_cont interpolates between is within 1 % of the true one. Null for no values.';
+  'each of the two values that percentile_cont interpolates between is within 1 % of the true one, from 1e-11 to 7e94 in '
+  'magnitude (less counts as 0, more as the largest). Null for no values.';
 
 create function lib.aggregate_histograms(
   _tier text,

@@ -133,9 +133,15 @@ begin
     from lib.read_tier('1d', _org_id, _series_ids, _from, now() + interval '2 days') t
     group by t.bucket
   ) as d;
+  -- Raw samples as far as there are chunks of them.
   select case when oldest is not null then greatest(oldest, min(c.range_start)) end into oldest
   from timescaledb_information.chunks c
-  where c.hypertable_schema = 'obs' and c.hypertable_name = 'sample';
+  where c.hypertable_schema = 'obs' and c.hypertable_name = 'sample'
+  having min(c.range_start) is not null;
+  if oldest is null or oldest > newest then
+    oldest := null;
+    newest := null;
+  end if;
 
   for _table in
     select 'sample' as name, 'obs.sample'::regclass as relation, interval '0' as width
@@ -175,35 +181,51 @@ as $$
 declare
   _org record;
   _series_ids int[];
+  _oldest timestamptz;
+  _until timestamptz;
   _relation regclass;
   _time_column text;
   _n bigint;
   _deleted bigint := 0;
 begin
-  for _org in
-    select o.id, public.time_bucket(interval '1 day', _now - o.retention) as kept_from
-    from obs.org o
-    where o.retention is not null
-      and o.deleted_before < public.time_bucket(interval '1 day', _now - o.retention)
-    order by o.id
-    for update skip locked
+  -- One org, and a week of it, so that no transaction is long. Not the org's row is the lock: making series wants that.
+  select o.id, o.deleted_before, public.time_bucket(interval '1 day', _now - o.retention) as kept_from
+  into _org
+  from obs.org o
+  where o.retention is not null
+    and o.deleted_before < public.time_bucket(interval '1 day', _now - o.retention)
+    and pg_try_advisory_xact_lock(hashtext('obs.delete_expired'), o.id)
+  order by o.id
+  limit 1;
+  if not found then
+    return null;
+  end if;
+  select min(c.range_start) into _oldest
+  from timescaledb_information.chunks c
+  where format('%I.%I', c.hypertable_schema, c.hypertable_name)::regclass in (
+    select 'obs.sample'::regclass union all select obs.tier_table(t.name) from obs.tier t
+  );
+  _until := least(_org.kept_from, greatest(_org.deleted_before, _oldest) + interval '7 days');
+
+  -- Samples in the columnstore have to be taken out of it to be deleted, by default 100,000 at the most.
+  if current_setting('timescaledb.license') = 'timescale' then
+    perform set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
+  end if;
+  select array_agg(s.id) into _series_ids from obs.series s where s.org_id = _org.id;
+  for _relation, _time_column in
+    select 'obs.sample'::regclass, 'time'
+    union all
+    select obs.tier_table(t.name), 'bucket' from obs.tier t
   loop
-    select array_agg(s.id) into _series_ids from obs.series s where s.org_id = _org.id;
-    for _relation, _time_column in
-      select 'obs.sample'::regclass, 'time'
-      union all
-      select obs.tier_table(t.name), 'bucket' from obs.tier t
-    loop
-      execute format('delete from %s where series_id = any ($1) and %I < $2', _relation, _time_column)
-        using _series_ids, _org.kept_from;
-      get diagnostics _n = row_count;
-      _deleted := _deleted + _n;
-    end loop;
-    update obs.org set deleted_before = _org.kept_from where id = _org.id;
+    execute format('delete from %s where series_id = any ($1) and %I < $2', _relation, _time_column)
+      using _series_ids, _until;
+    get diagnostics _n = row_count;
+    _deleted := _deleted + _n;
   end loop;
+  update obs.org set deleted_before = coalesce(_until, _org.kept_from) where id = _org.id;
   return _deleted;
 end
 $$;
 comment on function job.delete_expired is
-  'Deletes samples and tiers of orgs with a retention of their own, whole days (UTC) at a time; returns the number of rows. '
-  'A bucket that began before is deleted with them.';
+  'Deletes what an org with a retention of its own keeps no longer from samples and tiers, whole days (UTC), a week of one org at '
+  'a call: to be called until it returns null. Returns the number of rows. A bucket that began before is deleted with them.';

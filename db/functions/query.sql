@@ -179,6 +179,7 @@ declare
   _plan record;
   _resolution text;
   _buckets timestamptz[];
+  _fill_from timestamptz;
   _result text;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
@@ -203,7 +204,11 @@ begin
 
   if _fill <> 'none' and _width is not null then
     -- One bucket past the limit, to know that there was one.
-    _buckets := array(select lib.list_buckets(_start, _end, _width, _timezone, _limit + 1));
+    -- Where a coarser tier stands in, its buckets are longer than those that could be missing.
+    select coalesce(max(c.ends_at), _start) into _fill_from
+    from lib.cover_range(_plan.tier, _from, _plan.raw_from) c
+    where c.width > _width and _plan.raw_from > _from;
+    _buckets := array(select lib.list_buckets(_fill_from, _end, _width, _timezone, _limit + 1));
   end if;
 
   with aggregated as materialized (
@@ -216,7 +221,7 @@ begin
   filled as (
     select a.group_number, a.bucket, a.value
     from aggregated a
-    where _fill = 'none' or _width is null
+    where _fill = 'none' or _width is null or a.bucket < _fill_from
     union all
     select f.group_number, f.bucket,
       case

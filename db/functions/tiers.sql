@@ -68,7 +68,7 @@ begin
     _from := _from + _width;
   end if;
   _until := public.time_bucket(_width, _end);
-  if _until < _end and _end < _raw_from then
+  if _until < _end and _until < _raw_from then
     _until := _until + _width;
   end if;
   _until := least(_until, obs.tier_watermark(_tier));
@@ -80,7 +80,8 @@ begin
 
   select tstzmultirange(tstzrange(_from, _until)) - coalesce(
     range_agg(tstzrange(
-      public.time_bucket(_width, d.starts_at),
+      -- What raw samples no longer hold is not rolled up again, and is not read from them either.
+      greatest(public.time_bucket(_width, d.starts_at), public.time_bucket(_width, _raw_from) + _width),
       public.time_bucket(_width, d.ends_at - interval '1 microsecond') + _width
     )),
     '{}'
@@ -88,8 +89,7 @@ begin
   into rolled_up
   from obs.dirty_range d
   where d.org_id = _org_id and d.ends_at > _from and d.starts_at < _until
-    -- What raw samples no longer hold is not rolled up again, and is not read from them either.
-    and d.starts_at >= public.time_bucket(_width, _raw_from) + _width;
+    and public.time_bucket(_width, d.ends_at - interval '1 microsecond') > public.time_bucket(_width, _raw_from);
   raw := tstzmultirange(tstzrange(least(_start, _from), greatest(_end, _until))) - rolled_up;
   if _from < _start then
     raw := raw * tstzmultirange(tstzrange(_from, greatest(_end, _until)));
@@ -238,10 +238,22 @@ declare
   _split record;
   _range tstzrange;
   _rows text;
+  _counted_from timestamptz;
 begin
   if _aggregation in ('rate', 'increase') then
+    -- Where raw samples are gone the first and the last bucket are taken whole: what comes before begins before them, and
+    -- a second's share is one of the whole.
+    select public.time_bucket(c.width, _start) into _counted_from
+    from lib.cover_range(_tier, _start, _end) c
+    where _start < obs.kept_from('sample', now())
+    order by c.starts_at
+    limit 1;
+    _counted_from := coalesce(_counted_from, _start);
     return query execute format(
-      'with parts as (
+      'with covered as materialized (
+        select c.width, public.time_bucket(c.width, c.starts_at) as starts_at, c.ends_at from lib.cover_range($8, $5, $7) c
+      ),
+      parts as (
         select t.*, false as is_counted from %s t where t.series_id = any ($1)
         union all
         select t.*, true from %s t where t.series_id = any ($1)
@@ -259,16 +271,23 @@ begin
                 then s.increase + case when s.first_value >= s.previous then s.first_value - s.previous else s.first_value end
               when s.count > 1 then s.increase
             end
-          ) as increase
+          ) as increase,
+          min(s.bucket) as first_part
         from steps s
         join unnest($1, $2) as g (series_id, group_number) on g.series_id = s.series_id
         where s.is_counted
         group by 1, 2
       )
-      select i.group_number, i.bucket, lib.per_second($6, i.increase, i.bucket, $5, $7, $3, $4)
-      from increases i',
-      lib.tier_source(_tier, _org_id, _start - _lookback, _start), lib.tier_source(_tier, _org_id, _start, _end)
-    ) using _series_ids, _group_numbers, _window, _timezone, _start, _aggregation, _end;
+      select i.group_number, i.bucket,
+        lib.per_second(
+          $6, i.increase, case when $3 is null then $9 else i.bucket end, $9, $7,
+          -- A bucket of a coarser tier that stands in is longer than the window.
+          case when $3 is not null then greatest($3, c.width) end, $4
+        )
+      from increases i
+      left join covered c on i.first_part >= c.starts_at and i.first_part < c.ends_at',
+      lib.tier_source(_tier, _org_id, _counted_from - _lookback, _counted_from), lib.tier_source(_tier, _org_id, _start, _end)
+    ) using _series_ids, _group_numbers, _window, _timezone, _start, _aggregation, _end, _tier, _counted_from;
 
   elsif _aggregation in ('median', 'p50', 'p90', 'p95', 'p99') then
     -- One series a group, buckets of the tier's own width (lib.choose_tier sees to it).
@@ -374,7 +393,8 @@ begin
       from (
         select generate_series(_start, _end, interval '7 days') as at
         union all
-        select _end
+        -- From where lib.bucket_start counts hours.
+        values (_end), ('2000-01-03Z')
       ) as instants
       where mod(extract(epoch from (at at time zone _timezone) - (at at time zone 'UTC')), extract(epoch from _tier.width)) <> 0
     );

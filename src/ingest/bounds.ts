@@ -1,6 +1,7 @@
 // Which times samples may have: from the retention of raw samples, or of the org, to a day ahead.
 import { LRUCache } from 'lru-cache';
 import type { Sql } from '../db.ts';
+import { unavailable } from '../errors.ts';
 import type { TimeBounds } from './metrics.ts';
 
 const dayMicros = 86_400e6;
@@ -11,8 +12,9 @@ export function createTimeBounds(sql: Sql): (orgId: number) => Promise<TimeBound
   const maxAges = new LRUCache<number, number>({
     max: 100_000,
     ttl: refreshMs,
-    // An old figure will do while a new one is read, or the database is away; only the first has to be there.
+    // An old figure will do while a new one is read, or the database is away; only the first has to be waited for.
     allowStale: true,
+    noDeleteOnStaleGet: true,
     noDeleteOnFetchRejection: true,
     allowStaleOnFetchRejection: true,
     async fetchMethod(orgId) {
@@ -22,7 +24,9 @@ export function createTimeBounds(sql: Sql): (orgId: number) => Promise<TimeBound
     },
   });
   return async (orgId) => {
-    const maxAge = maxAges.get(orgId, { allowStale: false }) ?? (await maxAges.fetch(orgId))!;
+    const maxAge = await maxAges.fetch(orgId);
+    if (maxAge === undefined)
+      throw unavailable('database_unavailable', 'The database cannot be reached. Try again shortly.');
     const now = Date.now() * 1000;
     return { min: now - maxAge, max: now + dayMicros };
   };

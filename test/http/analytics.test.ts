@@ -269,12 +269,20 @@ describe('analytics', () => {
     expect(Math.abs(Date.parse(body.end_time) - Date.now())).toBeLessThan(minute);
   });
 
-  test('huge values do not overflow', async () => {
+  test.each([1e300, 1e-300, 1e140, 1e-160])('values of %d neither overflow nor underflow', async (size) => {
+    const name = `sized_${size}`;
+    const values = Array.from({ length: 72 }, (_, i) => size * ((i % 3) - 1) * (i === 40 ? 0.001 : 1));
     await record(
-      'huge_values',
-      every(minute, end - hour, end).map((time, i) => ({ time, value: i % 2 ? 1e300 : -1e300 })),
+      name,
+      values.map((value, i) => ({ time: end - 6 * hour + i * 5 * minute, value })),
     );
-    expect((await analyze('huge_values', end - hour, end)).max).toBe(1e300);
+    const answer = await analyze(name, end - 6 * hour, end);
+    expect(answer.max).toBe(size);
+    expect(answer.trend.slope_per_hour).not.toBeNull();
+    expect(answer.forecast.length).toBeGreaterThan(10);
+    const path = `/api/v1/metrics/${encodeURIComponent(name)}/correlations?start_time=${end - 6 * hour}&end_time=${end}&q=sized_`;
+    const { body } = await api.call('GET', path);
+    for (const { correlation } of body.correlations) expect(correlation).toBeCloseTo(1, 6);
   });
 });
 

@@ -389,6 +389,14 @@ describe('percentiles of merged series and other windows, from histograms', () =
     expect([answer.resolution, answer.series[0].points[0].value]).toEqual(['1d', 123.456]);
     const huge = await query({ ...range, metric_name: 'spread_out', labels: { host: 'huge' } });
     expect(huge.series[0].points[0].value).toBe(1e300);
+    await record(
+      'hugely_negative',
+      [-1e300, -1e300, -1e300, 5].map((value, i) => ({ time: origin - 9 * day + i * day, value })),
+    );
+    await rollUp(api.sql);
+    const range10 = { start_time: origin - 10 * day, end_time: origin, aggregation: 'median' };
+    const negative = await query({ ...range10, metric_name: 'hugely_negative' });
+    expect([negative.resolution, negative.series[0].points[0].value]).toEqual(['1d', -1e300]);
   });
 });
 

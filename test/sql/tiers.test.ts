@@ -20,14 +20,15 @@ beforeAll(async () => {
   worker = postgres(config.workerDatabaseUrl, { max: 4, onnotice: () => {} });
   const { sql } = database;
   [{ id: orgId }] = await sql<[{ id: number }]>`select api.ensure_org('tiers') as id`;
-  const series = JSON.stringify([{ name: 'a' }, { name: 'b' }]);
+  const series = JSON.stringify([{ name: 'a' }, { name: 'b' }, { name: 'c' }]);
   [{ ids: seriesIds }] = await sql<
     [{ ids: number[] }]
   >`select api.ensure_series(${orgId}, ${series}::text::jsonb) as ids`;
   // Ten days, a sample a minute, ending now.
   await sql`
     insert into obs.sample (time, series_id, value)
-    select at, id, extract(epoch from at)::bigint % 1000 + id
+    select at, id,
+      case when id = ${seriesIds[2]!} then 1e6 + (row_number() over (partition by id order by at)) else extract(epoch from at)::bigint % 1000 + id end
     from generate_series(now() - interval '10 days', now(), interval '1 minute') at, unnest(${seriesIds}::int[]) id`;
 });
 afterAll(() => worker?.end());
@@ -228,6 +229,67 @@ test('where a finer tier has aged out a coarser one answers, and nothing counts 
     `select p95 as exact from obs.sample_1d where series_id = ${seriesIds[0]} and bucket = '${new Date(times[0]!).toISOString()}'`,
   );
   expect(Math.abs(old / exact - 1)).toBeLessThan(0.0101);
+});
+
+test('rate and increase are right from tiers that stand in, and from a start within a bucket', async () => {
+  const { sql } = database;
+  const ask = async (aggregation: string, window: string | null, from: string, to: string) => {
+    const [row] = await sql.unsafe(`
+      select api.query_metrics(${orgId}, 'c', ${from}, ${to}, '${aggregation}', ${window ? `'${window}'` : 'null'}, null, '{}', '{}', 'none', 'UTC', 10000, 'points')::json as answer`);
+    return row!.answer.series[0].points.map(({ value }: { value: number }) => value) as number[];
+  };
+  const midnight = "time_bucket('1 day', now())";
+  // Counts one a minute, from a million on.
+  for (const window of ['1m', '5m', '15m', '1h', '6h', '1d']) {
+    const rates = await ask(
+      'rate',
+      window,
+      `${midnight} - interval '10 days'`,
+      `${midnight} - interval '1 day'`,
+    );
+    for (const [i, rate] of rates.entries()) if (i > 0) expect(rate * 60, `${window} ${i}`).toBeCloseTo(1, 1);
+  }
+  for (const from of [
+    "now() - interval '9 days 5 hours'",
+    "now() - interval '8 days 7 minutes'",
+    "now() - interval '7 days 90 minutes'",
+  ]) {
+    for (const window of [null, '1h', '5m', '6h']) {
+      const increases = await ask('increase', window, from, `${midnight} - interval '1 day'`);
+      const total = increases.reduce((sum, increase) => sum + increase, 0);
+      const [{ minutes }] = await sql.unsafe<[{ minutes: number }]>(
+        `select extract(epoch from ${midnight} - interval '1 day' - (${from}))::float8 / 60 as minutes`,
+      );
+      // At most a day more, where the first bucket is taken whole.
+      expect(total, `${from} by ${window}`).toBeGreaterThan(minutes - 2);
+      expect(total, `${from} by ${window}`).toBeLessThan(minutes + 1442);
+    }
+  }
+});
+
+test('fill leaves the buckets of a coarser tier as they are', async () => {
+  const [row] = await database.sql.unsafe(`
+    select api.query_metrics(${orgId}, 'a', now() - interval '9 days 12 hours', now() - interval '6 days', 'count', '5m', null, '{}', '{}', 'zero', 'UTC', 10000, 'points')::json as answer`);
+  const { points } = row!.answer.series[0];
+  expect(new Set(points.map(({ time }: { time: string }) => time)).size).toBe(points.length);
+  expect(points.filter(({ value }: { value: number }) => value === 0)).toEqual([]);
+});
+
+test('late samples show at once though their range begins before the raw samples do', async () => {
+  const { sql } = database;
+  const count = async () => {
+    const [row] = await sql.unsafe(`
+      select api.query_metrics(${orgId}, 'b', time_bucket('1 day', now()) - interval '5 days', time_bucket('1 day', now()) - interval '4 days', 'count', '1d', null, '{}', '{}', 'none', 'UTC', 10, 'points')::json as answer`);
+    return [row!.answer.resolution, row!.answer.series[0].points[0].value];
+  };
+  await rollUp(sql);
+  const [, before] = await count();
+  await sql`
+    with late as (insert into obs.sample values (time_bucket('1 day', now()) - interval '4 days 12 hours', ${seriesIds[1]!}, 1))
+    insert into obs.dirty_range (org_id, starts_at, ends_at) values (${orgId}, now() - interval '7 days 6 hours', now() - interval '3 days')`;
+  expect(await count()).toEqual(['1d', before + 1]);
+  await rollUp(sql);
+  expect(await count()).toEqual(['1d', before + 1]);
 });
 
 test('a longer retention does not take what was dropped for empty', async () => {

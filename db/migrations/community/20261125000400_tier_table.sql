@@ -35,5 +35,6 @@ grant usage on schema _timescaledb_internal to obs_api_definer, obs_job_definer;
 select obs.grant_tier(name) from obs.tier;
 
 -- migrate:down
+revoke usage on schema _timescaledb_internal from obs_api_definer, obs_job_definer;
 drop function obs.grant_tier(text);
 drop function obs.tier_table(text);

@@ -89,7 +89,7 @@ begin
   foreach _relation in array array(
     select 'obs.sample'::regclass union all select format('obs.%I', 'sample_' || t.name)::regclass from obs.tier t
   ) loop
-    call public.remove_columnstore_policy(_relation);
+    call public.remove_columnstore_policy(_relation, if_exists => true);
   end loop;
 end
 $$;

@@ -43,10 +43,8 @@ export async function fillDemo(
   if (isThere.length > 0) return null;
 
   let samples = 0;
-  // From a midnight on, so that the first day can be rolled up as a whole.
   const [span] = await sql<{ start: string; end: string }[]>`
-    select (time_bucket('1 day', now() - r.keep) + interval '1 day')::text as start, time_bucket('1 minute', now())::text as end
-    from obs.retention r where r.table_name = 'sample'`;
+    select obs.kept_from('sample', now())::text as start, time_bucket('1 minute', now())::text as end`;
   for (const [service, requestsPerSecond, idleMs, memoryMib] of services) {
     const series = instances.flatMap((instance) =>
       metrics.map((name) => ({

@@ -19,7 +19,7 @@ export async function rollUp(sql: Sql): Promise<void> {
   const order = supported!.options ? `, options => '{"refresh_newest_first": false}'` : '';
   for (const { name } of tiers) {
     const [window] = await sql<{ since: string; until: string }[]>`
-      select (obs.kept_from('sample', now()) + width)::text as since, (now() - lag)::text as until
+      select obs.kept_from('sample', now())::text as since, (now() - lag)::text as until
       from obs.tier where name = ${name}`;
     await inTurn(() =>
       sql.unsafe(

@@ -81,7 +81,7 @@ begin
   select tstzmultirange(tstzrange(_from, _until)) - coalesce(
     range_agg(tstzrange(
       -- What raw samples no longer hold is not rolled up again, and is not read from them either.
-      greatest(public.time_bucket(_width, d.starts_at), public.time_bucket(_width, _raw_from) + _width),
+      greatest(public.time_bucket(_width, d.starts_at), obs.bucket_ceiling(_width, _raw_from)),
       public.time_bucket(_width, d.ends_at - interval '1 microsecond') + _width
     )),
     '{}'
@@ -89,7 +89,7 @@ begin
   into rolled_up
   from obs.dirty_range d
   where d.org_id = _org_id and d.ends_at > _from and d.starts_at < _until
-    and public.time_bucket(_width, d.ends_at - interval '1 microsecond') > public.time_bucket(_width, _raw_from);
+    and public.time_bucket(_width, d.ends_at - interval '1 microsecond') >= obs.bucket_ceiling(_width, _raw_from);
   raw := tstzmultirange(tstzrange(least(_start, _from), greatest(_end, _until))) - rolled_up;
   if _from < _start then
     raw := raw * tstzmultirange(tstzrange(_from, greatest(_end, _until)));
@@ -125,7 +125,7 @@ begin
     starts_at := case
       when _next.coarser_width is null or _kept_from <= _start then _start
       -- The first bucket of the coarser tier that this one has all of.
-      else public.time_bucket(_next.coarser_width, _kept_from) + _next.coarser_width
+      else obs.bucket_ceiling(_next.coarser_width, _kept_from)
     end;
     if starts_at < ends_at then
       return next;
@@ -412,7 +412,11 @@ begin
   select * into _tier from obs.tier t where t.holds_histograms = _is_percentile order by t.width limit 1;
   tier := _tier.name;
   holds_histograms := _tier.holds_histograms;
-  raw_from := public.time_bucket(_tier.width, _raw_kept_from) + _tier.width;
+  raw_from := obs.bucket_ceiling(
+    _tier.width,
+    -- A counter's first step is from a sample before.
+    _raw_kept_from + case when _aggregation in ('rate', 'increase') then lib.counter_lookback(_window) else interval '0' end
+  );
   raw_from := least(_end, lib.bucket_end(
     lib.bucket_start(raw_from - interval '1 microsecond', _window, _timezone, _start), _window, _timezone, _end
   ));

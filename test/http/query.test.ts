@@ -550,6 +550,36 @@ test('weeks begin on Monday', async () => {
   expect(new Date(answer.series[0].points[0].time).getUTCDay()).toBe(1);
 });
 
+test('a sample as old as is accepted is in every answer, before and after it is rolled up', async () => {
+  const time = Date.now() - 30 * day + minute;
+  await record('oldest', [
+    { time, value: 7 },
+    { time: time + day, value: 7 },
+  ]);
+  for (const rolledUp of [false, true]) {
+    if (rolledUp) await rollUp(api.sql);
+    for (const time_window of ['1m', '5m', '1h', '6h', '1d', undefined]) {
+      for (const aggregation of ['count', 'sum', 'p95', 'increase']) {
+        const answer = await query({
+          metric_name: 'oldest',
+          start_time: time - 2 * day,
+          end_time: time + 2 * day,
+          time_window,
+          aggregation,
+        });
+        const values = answer.series[0].points.map((point: { value: number | null }) => point.value);
+        const what = `${aggregation} by ${time_window}, rolled up: ${rolledUp}`;
+        if (aggregation === 'count' || aggregation === 'sum')
+          expect(
+            values.reduce((sum: number, value: number) => sum + value, 0),
+            what,
+          ).toBe(aggregation === 'count' ? 2 : 14);
+        else expect(values.length, what).toBe(time_window ? 2 : 1);
+      }
+    }
+  }
+});
+
 test('stddev stays right ten thousand times its own size away from zero, from every tier', async () => {
   const samples: Sample[] = Array.from({ length: 3 * 24 * 30 }, (_, i) => ({
     series: '',

@@ -96,7 +96,7 @@ test('a retention is changed, and changed back', async () => {
     const jobs = await database.sql`
       select config ->> 'drop_after' as drop_after from timescaledb_information.jobs
       where proc_name = 'policy_retention' and hypertable_name in ('sample', 'sample_5m') order by 1`;
-    expect(jobs.map((job) => job.drop_after)).toEqual(['14 days', '60 days']);
+    expect(jobs.map((job) => job.drop_after)).toEqual(['15 days', '60 days']);
   }
   undo();
   expect([await keep('sample'), await keep('sample_5m')]).toEqual(['30 days', '90 days']);

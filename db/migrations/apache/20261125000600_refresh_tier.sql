@@ -72,7 +72,7 @@ begin
       select array_agg(s.id) into _series_ids from obs.series s where s.org_id = _org.org_id;
       foreach _dirty in array array(select unnest(_org.ranges)) loop
         -- Never a bucket that raw samples no longer fill: that would erase what the tier still knows.
-        _start := greatest(lower(_dirty), public.time_bucket(_tier.width, _kept_from) + _tier.width);
+        _start := greatest(lower(_dirty), obs.bucket_ceiling(_tier.width, _kept_from));
         _end := least(upper(_dirty), _tier.watermark);
         if _start < _end then
           execute format('delete from obs.%I where bucket >= $1 and bucket < $2 and series_id = any ($3)', 'sample_' || _tier.name || '_rolled')
@@ -85,6 +85,39 @@ begin
   end loop;
   delete from obs.dirty_range where id = any (_ids);
   return cardinality(_ids);
+end
+$$;
+
+-- Whole days, see obs.kept_from.
+create or replace function obs.drop_expired(_now timestamptz)
+returns int
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _retention record;
+  _dropped int := 0;
+  _kept_from timestamptz;
+begin
+  for _retention in
+    select h.hypertable_name as name, public.time_bucket(interval '1 day', _now - r.keep) as kept_from
+    from obs.retention r
+    join timescaledb_information.hypertables h
+      on h.hypertable_schema = 'obs' and h.hypertable_name in (r.table_name, r.table_name || '_rolled')
+  loop
+    _kept_from := _retention.kept_from;
+    if _retention.name = 'sample' then
+      -- What is not rolled up yet has to stay, however old.
+      select least(_kept_from, min(t.watermark)) into _kept_from from obs.tier t;
+    end if;
+    continue when not isfinite(_kept_from);
+    _dropped := _dropped + (
+      select count(*)::int from public.drop_chunks(format('obs.%I', _retention.name)::regclass, older_than => _kept_from)
+    );
+  end loop;
+  return _dropped;
 end
 $$;
 
@@ -172,5 +205,37 @@ begin
   end loop;
   delete from obs.dirty_range where id = any (_ids);
   return cardinality(_ids);
+end
+$$;
+
+create or replace function obs.drop_expired(_now timestamptz)
+returns int
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _retention record;
+  _dropped int := 0;
+  _kept_from timestamptz;
+begin
+  for _retention in
+    select h.hypertable_name as name, _now - r.keep as kept_from
+    from obs.retention r
+    join timescaledb_information.hypertables h
+      on h.hypertable_schema = 'obs' and h.hypertable_name in (r.table_name, r.table_name || '_rolled')
+  loop
+    _kept_from := _retention.kept_from;
+    if _retention.name = 'sample' then
+      -- What is not rolled up yet has to stay, however old.
+      select least(_kept_from, min(t.watermark)) into _kept_from from obs.tier t;
+    end if;
+    continue when not isfinite(_kept_from);
+    _dropped := _dropped + (
+      select count(*)::int from public.drop_chunks(format('obs.%I', _retention.name)::regclass, older_than => _kept_from)
+    );
+  end loop;
+  return _dropped;
 end
 $$;

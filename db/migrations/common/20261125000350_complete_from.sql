@@ -10,7 +10,7 @@ set search_path = ''
 as $$
 begin
   if new.keep > old.keep then
-    new.complete_from := greatest(old.complete_from, now() - old.keep);
+    new.complete_from := greatest(old.complete_from, public.time_bucket(interval '1 day', now() - old.keep));
   end if;
   return new;
 end
@@ -28,13 +28,24 @@ language sql
 stable
 as $$
   select greatest(
-    (select greatest(_now - r.keep, r.complete_from) from obs.retention r where r.table_name = _table_name),
+    (select greatest(public.time_bucket(interval '1 day', _now - r.keep), r.complete_from) from obs.retention r where r.table_name = _table_name),
     (select t.complete_from from obs.tier t where 'sample_' || t.name = _table_name),
     '-infinity'
   )
 $$;
 comment on function obs.kept_from(text, timestamptz) is
-  'From when on a table of obs has all its rows, see obs.retention and obs.tier; -infinity: for ever.';
+  'From when on a table of obs has all its rows, the start of a day (UTC), see obs.retention and obs.tier; -infinity: for ever. '
+  'Whole days are kept so that a bucket of any tier can be rolled up again as long as samples may come for it.';
+
+create function obs.bucket_ceiling(_width interval, _time timestamptz)
+returns timestamptz
+language sql
+immutable
+parallel safe
+as $$
+  select public.time_bucket(_width, _time + _width - interval '1 microsecond')
+$$;
+comment on function obs.bucket_ceiling(interval, timestamptz) is 'Start of the first bucket that begins at _time or later.';
 
 create function obs.note_new_tier()
 returns trigger
@@ -54,6 +65,7 @@ update obs.tier set complete_from = obs.kept_from('sample', now()) where holds_h
 -- migrate:down
 drop trigger new_tier on obs.tier;
 drop function obs.note_new_tier();
+drop function obs.bucket_ceiling(interval, timestamptz);
 drop function obs.kept_from(text, timestamptz);
 drop trigger longer on obs.retention;
 drop function obs.note_longer_retention();

@@ -43,7 +43,10 @@ begin
   insert into obs.retention (table_name, keep) values (_table_name, _keep)
   on conflict (table_name) do update set keep = excluded.keep;
   perform public.remove_retention_policy(_relation, if_exists => true);
-  perform public.add_retention_policy(_relation, _keep);
+  -- Raw samples a day longer, so that each day that is begun is there as a whole, see obs.kept_from.
+  perform public.add_retention_policy(
+    _relation, case when _table_name = 'sample' then _keep + interval '1 day' else _keep end
+  );
   if _table_name <> 'sample' then
     return;
   end if;
@@ -66,7 +69,7 @@ begin
     perform public.remove_continuous_aggregate_policy(_relation, if_exists => true);
     _job_id := public.add_continuous_aggregate_policy(
       _relation,
-      start_offset => _reach - _tier.width,
+      start_offset => _reach,
       end_offset => _tier.lag,
       schedule_interval => coalesce(_schedule, greatest(interval '1 minute', _tier.width / 12))
     );

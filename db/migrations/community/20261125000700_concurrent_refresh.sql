@@ -52,7 +52,7 @@ begin
       from unnest(_ranges) as r
     loop
       -- Never a bucket that raw samples no longer fill: that would erase what the tier still knows.
-      _start := greatest(lower(_dirty), public.time_bucket(_tier.width, _kept_from) + _tier.width);
+      _start := greatest(lower(_dirty), obs.bucket_ceiling(_tier.width, _kept_from));
       _end := least(upper(_dirty), obs.tier_watermark(_tier.name));
       if _start < _end then
         call public.refresh_continuous_aggregate(format('obs.sample_%s', _tier.name)::regclass, _start, _end);

@@ -86,7 +86,7 @@ export async function fillDemo(
             greatest(0, round(60 * ${requestsPerSecond}::float8 / ${instances.length} * c.load)) as requests,
             greatest(1, round(${idleMs}::float8 * (1 + 0.6 * c.load ^ 2) * (1 + 0.1 * c.noise) * case when c.is_failing then 6 else 1 end)) as response_time_ms,
             case when c.is_failing then 0.15 else 0.002 end * (0.5 + random()) as error_rate,
-            round(least(99, greatest(1, 8 + 50 * c.load + 3 * c.noise))::numeric, 1)::float8 as cpu_usage,
+            round(2 * least(99, greatest(1, 8 + 50 * c.load + 3 * c.noise))) / 2 as cpu_usage,
             (round((${memoryMib}::float8 + c.leaked_mib + 20 * c.load) * 16) * 65536)::float8 as memory_bytes,
             greatest(0, round(150 * c.load)) as active_connections
           from condition c

@@ -19,6 +19,7 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { codeOf } from '../../src/errors.ts';
 
 type Log = (line: string) => void;
 
@@ -375,12 +376,15 @@ async function untilReady(folder: string, port: number, alive: () => boolean) {
 
 /** Process id of the postmaster of the data in folder, or null when it does not run. */
 export function embeddedPid(folder: string): number | null {
-  const file = path.join(folder, 'pg/postmaster.pid');
-  if (!existsSync(file)) return null;
-  const pid = Number(readFileSync(file, 'utf8').split('\n')[0]);
-  // The file outlives a killed server, and its number may belong to another process by now.
-  const commandFile = `/proc/${pid}/cmdline`;
-  return existsSync(commandFile) && readFileSync(commandFile, 'utf8').startsWith('postgres\0') ? pid : null;
+  try {
+    const pid = Number(readFileSync(path.join(folder, 'pg/postmaster.pid'), 'utf8').split('\n')[0]);
+    // The file outlives a killed server, and its number may belong to another process by now.
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith('postgres\0') ? pid : null;
+  } catch (error) {
+    // Either can go at any moment; a process that is just ending cannot be read either.
+    if (['ENOENT', 'ESRCH'].includes(codeOf(error))) return null;
+    throw error;
+  }
 }
 
 /** Stops the server ("fast": clients are cut off, data is flushed). Does nothing when it does not run. */

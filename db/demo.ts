@@ -45,7 +45,7 @@ export async function fillDemo(
   let samples = 0;
   const [span] = await sql<{ start: string; end: string }[]>`
     select obs.kept_from('sample', now())::text as start, time_bucket('1 minute', now())::text as end`;
-  for (const [service, requestsPerSecond, idleMs, memoryMib] of services) {
+  for (const [n, [service, requestsPerSecond, idleMs, memoryMib]] of services.entries()) {
     const series = instances.flatMap((instance) =>
       metrics.map((name) => ({
         name,
@@ -54,7 +54,7 @@ export async function fillDemo(
       })),
     );
     samples += await sql.begin(async (sql) => {
-      await sql`select set_config('obs.org_id', ${String(orgId)}, true), setseed(0.42)`;
+      await sql`select set_config('obs.org_id', ${String(orgId)}, true), setseed(${(n + 1) / 10}::float8)`;
       const [made] = await sql<{ ids: string }[]>`
         select lib.ensure_series(${orgId}, ${JSON.stringify(series)}::text::jsonb)::text as ids`;
       const { count } = await sql`

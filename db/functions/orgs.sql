@@ -155,9 +155,14 @@ begin
     end if;
     select coalesce(sum(d.count), 0)::bigint into sample_count
     from unnest(_days, _counts) as d (day, count)
-    where d.day >= public.time_bucket(interval '1 day', oldest) and d.day < newest + greatest(_table.width, interval '1 microsecond');
+    where d.day >= public.time_bucket(interval '1 day', oldest)
+      and d.day < case when _table.name = 'sample' then 'infinity' else public.time_bucket(interval '1 day', newest) end;
     if _table.name = 'sample' then
       row_count := sample_count;
+    else
+      -- The last day may be rolled up in part.
+      execute format('select $1 + coalesce(sum(count), 0)::bigint from %s where series_id = any ($2) and bucket >= $3', _table.relation)
+        into sample_count using sample_count, _series_ids, public.time_bucket(interval '1 day', newest);
     end if;
     bytes := public.hypertable_size(_table.relation)::numeric * row_count
       / greatest(public.approximate_row_count(_table.relation), row_count, 1);

@@ -138,8 +138,11 @@ security definer
 set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
 as $$
+declare
+  _kept_from timestamptz;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
+  _kept_from := lib.org_kept_from(_org_id);
   return query
   with page as (
     select s.name, array_agg(s.id) as ids
@@ -161,12 +164,17 @@ begin
   newest as materialized (
     select * from lib.seen_at(array(select m.id from members m), true)
   )
-  select m.name, count(*)::int, min(o.seen_at), max(n.seen_at)
-  from members m
-  left join oldest o on o.series_id = m.id
-  left join newest n on n.series_id = m.id
-  group by m.name
-  order by m.name;
+  select c.name, c.n, case when c.oldest is not null then greatest(c.oldest, _kept_from) end, c.newest
+  from (
+    select m.name, count(*)::int as n,
+      min(o.seen_at) filter (where n.seen_at >= _kept_from) as oldest,
+      max(n.seen_at) filter (where n.seen_at >= _kept_from) as newest
+    from members m
+    left join oldest o on o.series_id = m.id
+    left join newest n on n.series_id = m.id
+    group by m.name
+  ) as c
+  order by c.name;
 end
 $$;
 comment on function api.list_metrics is

@@ -19,7 +19,12 @@ const analyticsQuerySchema = z.strictObject(selection);
 const correlationsQuerySchema = z.strictObject({
   ...selection,
   q: z.string().max(255).optional(),
-  limit: z.coerce.number('expected a whole number').int().min(1).max(100).default(20),
+  limit: z.coerce
+    .number('expected a whole number')
+    .int('expected a whole number')
+    .min(1, 'must be from 1 to 100')
+    .max(100, 'must be from 1 to 100')
+    .default(20),
 });
 
 // As they are documented; label.K=V cannot be said in a schema.
@@ -58,7 +63,9 @@ const analyticsSchema = z
       direction: z.enum(['rising', 'falling', 'stable']),
       slope_per_hour: number,
       r_squared: number,
-      change_percent: number,
+      change_percent: number.openapi({
+        description: "The line's change over the range, in percent of where it begins",
+      }),
     }),
     anomalies: z.array(
       z.strictObject({
@@ -192,8 +199,11 @@ function rangeOf(query: { start_time?: string | undefined; end_time?: string | u
   const start = query.start_time ?? new Date(Date.parse(end) - dayMs).toISOString();
   check(
     z.object({}).refine(() => Date.parse(start) < Date.parse(end), {
-      path: ['end_time'],
-      message: 'must be after start_time',
+      path: [query.end_time === undefined ? 'start_time' : 'end_time'],
+      message:
+        query.end_time === undefined
+          ? 'must be before end_time, which is now by default'
+          : 'must be after start_time',
     }),
     {},
     'query',

@@ -20,7 +20,12 @@ const orgSchema = z
 
 const orgPatchSchema = z
   .strictObject({
-    retention_days: z.number('expected a whole number, or null').int().min(1).max(36_500).nullable(),
+    retention_days: z
+      .number('expected a whole number, or null')
+      .int('expected a whole number, or null')
+      .min(1, 'must be from 1 to 36500')
+      .max(36_500, 'must be from 1 to 36500')
+      .nullable(),
   })
   .openapi('OrgPatch');
 
@@ -90,7 +95,7 @@ export function orgRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: numbe
       summary: 'Keep what the org recorded for a shorter time',
       description:
         'What is older than retention_days, whole days in UTC, is not shown from then on, refused when it arrives, and deleted ' +
-        'from every table within the hour. A later, longer retention does not bring it back.',
+        'from every table from the next full hour on. A longer retention later does not bring back what has been deleted.',
       request: { body: { required: true, content: { 'application/json': { schema: orgPatchSchema } } } },
       responses: responses(200, 'The org', orgSchema, [400, 401, 403, 413, 415, 503]),
     }),

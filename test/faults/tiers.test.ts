@@ -290,6 +290,10 @@ describe('a steady load', () => {
     await sql`
       insert into obs.sample
       select t, i, random() from generate_series(now() - interval '40 days', now() - interval '1 day', interval '1 hour') t, generate_series(1, 100) i`;
+    // And for the roll-up, from the start on: what comes from now on is due in ten minutes.
+    await sql`
+      insert into obs.sample
+      select t, i, random() from generate_series(now() - interval '2 hours', now(), interval '1 minute') t, generate_series(1, 100) i`;
     await rollUp(sql);
     services.push(
       await startService('api', { DATABASE_URL: database.url }),
@@ -368,8 +372,8 @@ describe('a steady load', () => {
     );
     expect(acknowledged).toBe(seconds * perSecond);
     const [row] = await sql`
-      select (select count(*)::int from obs.sample where time > now() - interval '1 hour') as recent,
-        (select sum(count)::int from obs.sample_5m where bucket > now() - interval '2 hours') as in_tier,
+      select (select count(*)::int from obs.sample where time >= time_bucket('5 minutes', now()) - interval '3 hours') as recent,
+        (select sum(count)::int from obs.sample_5m where bucket >= time_bucket('5 minutes', now()) - interval '3 hours') as in_tier,
         (select min(time) > now() - interval '39 days' from obs.sample) as is_trimmed`;
     // The worker's own metrics of its host come on top.
     expect(row!.recent).toBeGreaterThanOrEqual(acknowledged);

@@ -426,6 +426,33 @@ describe('fill', () => {
     );
   });
 
+  test.each(['zero', 'null', 'previous', 'linear'])(
+    '%s gives each bucket once where the range begins within one',
+    async (fill) => {
+      const body = {
+        metric_name: 'gappy',
+        ...range,
+        start_time: origin + hour - 10 * minute,
+        fill,
+        labels: { host: 'x' },
+      };
+      const { series } = await query(body);
+      const times = series[0].points.map((point: { time: string }) => point.time);
+      expect(times).toEqual([0, 1, 2, 3, 4, 5].map((h) => iso(origin + h * hour)));
+      const within = await query({
+        ...body,
+        start_time: origin + 65 * minute,
+        end_time: origin + 5 * hour,
+        format: 'columns',
+      });
+      expect(within.series[0].values).toHaveLength(within.times.length);
+      // The first bucket has its only sample before the range.
+      expect(within.times).toEqual([1, 2, 3, 4].map((h) => origin + h * hour));
+      const cut = await query({ ...body, start_time: origin + 4 * hour + minute, format: 'columns' });
+      expect([cut.times, cut.series[0].values[0]]).toEqual([[4, 5].map((h) => origin + h * hour), 40]);
+    },
+  );
+
   test('none leaves gaps', async () => {
     const answer = await query({ metric_name: 'gappy', ...range, fill: 'none', labels: { host: 'x' } });
     expect(answer.series[0].points).toHaveLength(2);

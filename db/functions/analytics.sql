@@ -22,20 +22,6 @@ $$;
 comment on function lib.choose_step is
   'The shortest bucket, of those that tiers answer well, that makes at most _max_points of a range; 30 days for a very long one.';
 
-create function lib.match_series(_org_id int, _metric_name text, _service_name text, _labels jsonb)
-returns int[]
-language sql
-stable
-as $$
-  select array_agg(s.id)
-  from obs.series s
-  where s.org_id = _org_id
-    and s.name = _metric_name
-    and (_service_name is null or s.service_name = _service_name)
-    and s.labels @> _labels
-$$;
-comment on function lib.match_series is 'Ids of the series of a metric with a service (null: any) and labels (containment); null for none.';
-
 create function lib.summarize(
   _org_id int,
   _series_ids int[],
@@ -139,7 +125,7 @@ begin
   perform set_config('obs.org_id', _org_id::text, true);
   _from := lib.clip_start(_org_id, _start, _end);
   _step := lib.choose_step(_from, _end, 300);
-  _series_ids := lib.match_series(_org_id, _metric_name, _service_name, _labels);
+  _series_ids := (lib.group_series(_org_id, _metric_name, _service_name, _labels, '{}')).series_ids;
   if _series_ids is null then
     return null;
   end if;
@@ -397,7 +383,7 @@ begin
   _step_seconds := extract(epoch from _step);
   -- An eighth of the range either way, in twelve steps at the most.
   _max_lag := least(12, floor(extract(epoch from _end - _from) / 8 / _step_seconds));
-  _target_ids := lib.match_series(_org_id, _metric_name, _service_name, _labels);
+  _target_ids := (lib.group_series(_org_id, _metric_name, _service_name, _labels, '{}')).series_ids;
   if _target_ids is null then
     return null;
   end if;

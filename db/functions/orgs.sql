@@ -144,9 +144,9 @@ begin
   end if;
 
   for _table in
-    select 'sample' as name, 'obs.sample'::regclass as relation, interval '0' as width
+    select 'sample' as name, 'obs.sample'::regclass as relation
     union all
-    (select 'sample_' || t.name, obs.tier_table(t.name), t.width from obs.tier t order by t.holds_histograms, t.width)
+    (select 'sample_' || t.name, obs.tier_table(t.name) from obs.tier t order by t.holds_histograms, t.width)
   loop
     table_name := _table.name;
     if _table.name <> 'sample' then

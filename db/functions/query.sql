@@ -203,11 +203,11 @@ begin
   );
 
   if _fill <> 'none' and _width is not null then
-    -- One bucket past the limit, to know that there was one.
     -- Where a coarser tier stands in, its buckets are longer than those that could be missing.
     select coalesce(max(c.ends_at), '-infinity') into _fill_from
     from lib.cover_range(_plan.tier, _from, _plan.raw_from) c
     where c.width > _width and _plan.raw_from > _from;
+    -- One bucket past the limit, to know that there was one.
     _buckets := array(select lib.list_buckets(greatest(_start, _fill_from), _end, _width, _timezone, _limit + 1));
   end if;
 

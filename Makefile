@@ -2,7 +2,7 @@
 run := npm run --silent
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo down logs test soak check openapi bench migrate token psql
+.PHONY: help up demo seed down logs test soak check openapi bench migrate token psql
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,6 +12,9 @@ up: node_modules/.package-lock.json ## Start database, API and worker in the bac
 
 demo: node_modules/.package-lock.json ## Fill the default org with a history to look at: 30 days of six services
 	@$(run) demo
+
+seed: node_modules/.package-lock.json ## Register the six LiftOS services (LIFTOS_HOST=… when not on this machine)
+	@$(run) seed
 
 down: node_modules/.package-lock.json ## Stop API, worker and the database that make up started; data stays
 	@$(run) down

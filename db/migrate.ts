@@ -137,6 +137,8 @@ async function replaceFunctions(sql: Sql) {
     (file) => file.endsWith('.sql') && file !== 'schemas.sql' && file !== 'grants.sql',
   );
   await sql.begin(async (sql) => {
+    // A function may use one of a later file; their bodies are checked once all are there.
+    await sql`set local check_function_bodies = off`;
     for (const file of ['schemas.sql', ...topics.sort(), 'grants.sql']) {
       try {
         await sql.unsafe(readFileSync(path.join(directory, file), 'utf8'));
@@ -144,5 +146,12 @@ async function replaceFunctions(sql: Sql) {
         throw new Error(`db/functions/${file}: ${(error as Error).message}`, { cause: error });
       }
     }
+    await sql`set local check_function_bodies = on`;
+    await sql`
+      select fmgr_sql_validator(p.oid)
+      from pg_proc p
+      join pg_namespace n on n.oid = p.pronamespace
+      join pg_language l on l.oid = p.prolang
+      where n.nspname in ('api', 'job', 'lib', 'queue') and l.lanname = 'sql'`;
   });
 }

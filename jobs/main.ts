@@ -1,15 +1,28 @@
-// Starts the worker: the list of its tasks, when each runs, and a runner that outlives the database.
+// Starts the worker: the lists of its tasks, when each runs, and runners that outlive the database.
 import os from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type CronItem, Logger, parseCronItems, type Runner, run, type TaskList } from 'graphile-worker';
+import {
+  type CronItem,
+  Logger,
+  parseCronItems,
+  type Runner,
+  type RunnerOptions,
+  run,
+  type TaskList,
+} from 'graphile-worker';
 import { loadConfig } from '../src/config.ts';
 import { connect } from '../src/db.ts';
 import { createLog } from '../src/log.ts';
 import { onStop } from '../src/stop.ts';
 import { dropExpired } from './drop_expired.ts';
 import { hostMetricsTask, recordHostMetrics } from './host_metrics.ts';
+import { probeService } from './probe.ts';
 import { purgeIdempotencyKeys } from './purge_idempotency_keys.ts';
+import { purgeProbes } from './purge_probes.ts';
 import { refreshTiers } from './refresh_tiers.ts';
+
+// Names are looked up in Node's pool of threads, four by default, which a resolver that does not answer would fill.
+process.env.UV_THREADPOOL_SIZE ??= '64';
 
 const config = loadConfig();
 const log = createLog(config, 'worker');
@@ -27,12 +40,20 @@ const tierSql = connect(config.workerDatabaseUrl, {
   statementTimeoutMs: 600_000,
 });
 
+// One to claim, one to record, one to heal: each batches by itself.
+const probeSql = connect(config.workerDatabaseUrl, {
+  name: 'obs-worker-probes',
+  max: 3,
+  statementTimeoutMs: config.statementTimeoutMs,
+});
+
 const host = os.hostname();
 const hostTask = hostMetricsTask(host);
 
 const taskList: TaskList = {
   [hostTask]: recordHostMetrics({ sql, org: config.defaultOrg, host }),
   purge_idempotency_keys: purgeIdempotencyKeys(sql),
+  purge_probes: purgeProbes(sql),
   refresh_tiers: refreshTiers(tierSql),
   drop_expired: dropExpired(tierSql),
 };
@@ -49,6 +70,7 @@ const crontab: CronItem[] = [
     match: '17 * * * *',
     options: { jobKey: 'purge_idempotency_keys', backfillPeriod: 0 },
   },
+  { task: 'purge_probes', match: '27 * * * *', options: { jobKey: 'purge_probes', backfillPeriod: 0 } },
   {
     task: 'refresh_tiers',
     match: '* * * * *',
@@ -57,32 +79,59 @@ const crontab: CronItem[] = [
   { task: 'drop_expired', match: '7 * * * *', options: { jobKey: 'drop_expired', backfillPeriod: 0 } },
 ];
 
+// Probes have a runner of their own: they wait for others most of the time, many at once, and must not wait for a long job.
+// It takes due jobs in one go, a few times a second.
+const probeOptions: RunnerOptions = {
+  concurrency: config.probeConcurrency,
+  maxPoolSize: 3,
+  pollInterval: 200,
+  taskList: {
+    probe: probeService({
+      sql: probeSql,
+      log,
+      worker: host,
+      homeOrg: config.defaultOrg,
+      egress: config.egressPrivate,
+    }),
+  },
+  parsedCronItems: [],
+  preset: {
+    worker: {
+      localQueue: {
+        size: config.probeConcurrency,
+        // Each job that is added is announced: without this each would make every worker look.
+        refetchDelay: { durationMs: 100, threshold: config.probeConcurrency, maxAbortThreshold: Infinity },
+      },
+      completeJobBatchDelay: 50,
+      failJobBatchDelay: 50,
+    },
+  },
+};
+
 const queueLog = new Logger((scope) => (level, message, meta) => {
   const line = { ...scope, ...(meta?.error ? { error: meta.error } : {}) };
+  // Fewer connections than jobs at once are what probes are meant to have.
+  if (message.includes('smaller than concurrency')) return;
   if (level === 'error') log.error(line, message);
   else if (level === 'warning') log.warn(line, message);
   else log.debug(line, message);
 });
 
-let runner: Runner | undefined;
+const runners = new Set<Runner>();
 let isStopping = false;
 
-async function work() {
+async function work(options: RunnerOptions, onStart: (runner: Runner) => Promise<void>) {
   while (!isStopping) {
+    let runner: Runner | undefined;
     try {
       runner = await run({
         connectionString: config.queueDatabaseUrl,
-        concurrency: config.workerConcurrency,
-        maxPoolSize: config.workerConcurrency + 2,
-        pollInterval: 1000,
         noHandleSignals: true,
-        taskList,
-        parsedCronItems: parseCronItems(crontab),
         logger: queueLog,
+        ...options,
       });
-      // Observed at once, unless the next slot is scheduled already.
-      await runner.addJob(hostTask, {}, { jobKey: hostTask, jobKeyMode: 'preserve_run_at' });
-      log.info('working');
+      runners.add(runner);
+      await onStart(runner);
       await runner.promise;
     } catch (error) {
       if (isStopping) return;
@@ -90,14 +139,44 @@ async function work() {
       log.error({ error }, 'the queue cannot be worked, trying again');
       await runner?.stop().catch(() => {});
       await sleep(1000);
+    } finally {
+      if (runner) runners.delete(runner);
     }
+  }
+}
+
+// Not a job, which could be lost like those that it finds missing. Every worker does it: what one has found, others pass over.
+async function healProbes() {
+  while (!isStopping) {
+    try {
+      const [row] = await probeSql<{ healed: number }[]>`select job.heal_probes() as healed`;
+      if (row!.healed > 0) log.debug({ healed: row!.healed }, 'jobs of overdue probes were added');
+    } catch (error) {
+      log.debug({ error }, 'overdue probes could not be looked for');
+    }
+    await sleep(2000, undefined, { ref: false });
   }
 }
 
 onStop(log, config.shutdownTimeoutMs, async () => {
   isStopping = true;
-  await runner?.stop();
-  await Promise.all([sql.end({ timeout: 5 }), tierSql.end({ timeout: 5 })]);
+  await Promise.all([...runners].map((runner) => runner.stop()));
+  await Promise.all([sql, tierSql, probeSql].map((pool) => pool.end({ timeout: 5 })));
 });
 
-void work();
+void work(probeOptions, async () => {});
+void healProbes();
+void work(
+  {
+    concurrency: config.workerConcurrency,
+    maxPoolSize: config.workerConcurrency + 2,
+    pollInterval: 1000,
+    taskList,
+    parsedCronItems: parseCronItems(crontab),
+  },
+  async (runner) => {
+    // Observed at once, unless the next slot is scheduled already.
+    await runner.addJob(hostTask, {}, { jobKey: hostTask, jobKeyMode: 'preserve_run_at' });
+    log.info('working');
+  },
+);

@@ -14,11 +14,13 @@ import { Problem, titles, toProblem, unavailable } from './errors.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
 import { type Committer, createCommitter } from './ingest/commit.ts';
 import { createSeriesCache } from './ingest/series.ts';
+import { alertRoutes } from './routes/alerts.ts';
 import { analyticsRoutes } from './routes/analytics.ts';
 import { addDocs } from './routes/docs.ts';
 import { healthRoutes } from './routes/health.ts';
 import { metricsRoutes } from './routes/metrics.ts';
 import { orgRoutes } from './routes/orgs.ts';
+import { serviceRoutes } from './routes/services.ts';
 import { createTelemetry } from './telemetry.ts';
 
 export interface AppOptions {
@@ -164,6 +166,11 @@ export function createApp({ config, log, sql, controlSql, sessions }: AppOptions
   );
   app.route('/api/v1', analyticsRoutes({ sql }));
   app.route('/api/v1', orgRoutes({ sql, maxBodyBytes: config.maxBodyBytes }));
+  app.route(
+    '/api/v1',
+    serviceRoutes({ sql, maxBodyBytes: config.maxBodyBytes, egress: config.egressPrivate }),
+  );
+  app.route('/api/v1', alertRoutes({ sql, maxBodyBytes: config.maxBodyBytes }));
 
   return {
     app,

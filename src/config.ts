@@ -64,6 +64,14 @@ const environment = z.object({
   SERIES_CACHE_SIZE: integer(1, 50_000_000, 500_000),
   SHUTDOWN_TIMEOUT_MS: integer(100, 600_000, 15_000),
   WORKER_CONCURRENCY: integer(1, 200, 4),
+  PROBE_CONCURRENCY: integer(1, 10_000, 250),
+  EGRESS_PRIVATE: z.enum(['allow', 'deny']).default('allow'),
+  SELF_HEALTH_URL: url('http:', 'https:').optional(),
+  REGISTER_LIFTOS: boolean,
+  LIFTOS_HOST: z
+    .string()
+    .regex(/^[\w.:[\]-]{1,253}$/, 'expected a host name or address')
+    .default('localhost'),
 });
 
 /** Names of all the environment variables that the service reads. */
@@ -135,6 +143,11 @@ export function parseConfig(env: Record<string, string | undefined>) {
     seriesCacheSize: data.SERIES_CACHE_SIZE,
     shutdownTimeoutMs: data.SHUTDOWN_TIMEOUT_MS,
     workerConcurrency: data.WORKER_CONCURRENCY,
+    probeConcurrency: data.PROBE_CONCURRENCY,
+    egressPrivate: data.EGRESS_PRIVATE,
+    selfHealthUrl: data.SELF_HEALTH_URL,
+    registerLiftos: data.REGISTER_LIFTOS,
+    liftosHost: data.LIFTOS_HOST,
   };
 }
 

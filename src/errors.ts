@@ -108,8 +108,12 @@ export function toProblem(error: unknown): Problem {
     return unavailable('database_unavailable', 'The database cannot be reached. Try again shortly.', error);
   }
   if (/^PT[45]\d\d$/.test(code)) {
-    const { hint } = error as { hint?: string };
-    return new Problem(Number(code.slice(2)), hint || 'refused', message, { cause: error });
+    // The column of an error that SQL raises is the field that is wrong.
+    const { hint, column_name: path } = error as { hint?: string; column_name?: string };
+    return new Problem(Number(code.slice(2)), hint || 'refused', path ? `${path}: ${message}` : message, {
+      cause: error,
+      ...(path ? { errors: [{ path, message }] } : {}),
+    });
   }
   if (/^22...$/.test(code) || code === '23502' || code === '23514') {
     return new Problem(400, 'invalid_value', message, { cause: error });

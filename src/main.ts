@@ -5,6 +5,8 @@ import { serve } from '@hono/node-server';
 import { createApp } from './app.ts';
 import { loadConfig } from './config.ts';
 import { connect, connectSession } from './db.ts';
+import { isConnectionError } from './errors.ts';
+import { liftosServices, registerServices, self } from './liftos.ts';
 import { createLog } from './log.ts';
 import { onStop } from './stop.ts';
 
@@ -31,6 +33,7 @@ const { app, committer, startDraining, inFlight } = createApp({ config, log, sql
 // Listens at once: until the database is there requests get 503 and /health/ready says why.
 const server = serve({ fetch: app.fetch, port: config.port, hostname: config.host }, (address) => {
   log.info({ port: address.port }, 'listening');
+  void register(address.port);
 }) as Server;
 server.on('error', (error: NodeJS.ErrnoException) => {
   const reason =
@@ -41,7 +44,25 @@ server.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(1);
 });
 
+let isStopping = false;
+
+// Until the database is there, and migrated.
+async function register(port: number) {
+  const services = [self(config, port), ...(config.registerLiftos ? liftosServices(config.liftosHost) : [])];
+  while (!isStopping) {
+    try {
+      const outcome = await registerServices(controlSql, config.defaultOrg, services);
+      log.info(outcome, 'registered this service');
+      return;
+    } catch (error) {
+      if (!isConnectionError(error)) log.warn({ error }, 'this service cannot be registered yet');
+      await sleep(1000, undefined, { ref: false });
+    }
+  }
+}
+
 onStop(log, config.shutdownTimeoutMs, async () => {
+  isStopping = true;
   startDraining();
   let isClosed = false;
   server.close(() => {

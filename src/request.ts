@@ -5,6 +5,7 @@ import zlib from 'node:zlib';
 import { type OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context, Env, Handler, MiddlewareHandler } from 'hono';
 import { type FieldError, invalid, Problem, problemSchema } from './errors.ts';
+import { textProblem } from './ingest/metrics.ts';
 import { formatTimestamp, parseTimestamp } from './timestamp.ts';
 
 const decoders: Record<string, (body: Buffer, options: zlib.ZlibOptions) => Promise<Buffer>> = {
@@ -140,6 +141,74 @@ export function toCursor(text: string): string {
   return Buffer.from(text).toString('base64url');
 }
 
+/** A name or another line of text that can be stored: see textProblem. */
+export const text = (maxLength: number) =>
+  z
+    .string('expected text')
+    .superRefine((value, context) => {
+      const message = textProblem(value, maxLength);
+      if (message) context.addIssue({ code: 'custom', message });
+    })
+    .openapi({ type: 'string', minLength: 1, maxLength });
+
+/** Text of several lines, as people write it. */
+export const prose = (maxLength: number) =>
+  z
+    .string('expected text')
+    .max(maxLength, `must be at most ${maxLength} characters`)
+    .superRefine((value, context) => {
+      const message = proseProblem(value);
+      if (message) context.addIssue({ code: 'custom', message });
+    })
+    .openapi({ type: 'string', maxLength });
+
+export const pageLimitSchema = z.coerce
+  .number('expected a whole number')
+  .int('expected a whole number')
+  .min(1, 'must be from 1 to 1000')
+  .max(1000, 'must be from 1 to 1000')
+  .default(100);
+
+const maxJsonBytes = 65_536;
+
+/** Any JSON that can be stored; not nested deeper than 20, and not longer than 64 KiB. */
+export const jsonSchema = z.unknown().superRefine((value, context) => {
+  const message =
+    jsonProblem(value, 0) ??
+    (Buffer.byteLength(JSON.stringify(value) ?? '') > maxJsonBytes
+      ? `is longer than ${maxJsonBytes} bytes as JSON`
+      : null);
+  if (message) context.addIssue({ code: 'custom', message });
+});
+
+/** An object of any JSON, as jsonSchema. */
+export const jsonObjectSchema = z
+  .custom<Record<string, unknown>>()
+  .superRefine((value, context) => {
+    const message =
+      typeof value === 'object' && value !== null && !Array.isArray(value)
+        ? jsonSchema.safeParse(value).error?.issues[0]?.message
+        : 'expected an object';
+    if (message) context.addIssue({ code: 'custom', message });
+  })
+  .openapi({ type: 'object', additionalProperties: true });
+
+function jsonProblem(value: unknown, depth: number): string | null {
+  if (typeof value === 'string') return proseProblem(value);
+  if (typeof value !== 'object' || value === null) return null;
+  if (depth === 20) return 'is nested too deep';
+  for (const [key, inner] of Object.entries(value)) {
+    const problem = proseProblem(key) ?? jsonProblem(inner, depth + 1);
+    if (problem) return problem;
+  }
+  return null;
+}
+
+function proseProblem(value: string): string | null {
+  if (value.includes('\0')) return 'must not contain a NUL character';
+  return value.isWellFormed() ? null : 'must be well-formed Unicode';
+}
+
 /** Query parameters as an object; one that is given twice is an error. */
 export function queryOf(c: Context): Record<string, string> {
   const twice = Object.entries(c.req.queries()).find(([, values]) => values.length > 1);
@@ -162,11 +231,12 @@ export function endpoint<E extends Env>(
   router.on([route.method.toUpperCase()], [route.getRoutingPath()], ...handlers);
 }
 
-/** Responses of a route: what it answers, and the problems it shares with others. */
-export function responses(status: number, description: string, schema: z.ZodType, problems: number[]) {
-  const described: Record<number, { description: string; content: Record<string, { schema: z.ZodType }> }> = {
-    [status]: { description, content: { 'application/json': { schema } } },
-  };
+/** Responses of a route: what it answers (schema null: nothing), and the problems it shares with others. */
+export function responses(status: number, description: string, schema: z.ZodType | null, problems: number[]) {
+  const described: Record<number, { description: string; content?: Record<string, { schema: z.ZodType }> }> =
+    {
+      [status]: { description, ...(schema ? { content: { 'application/json': { schema } } } : {}) },
+    };
   for (const problem of problems) {
     described[problem] = {
       description: problemTexts[problem] ?? 'Problem',

@@ -5,8 +5,8 @@ import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
-import { check, endpoint, queryOf, responses, timestampSchema } from '../request.ts';
-import { labelsSchema, text } from './metrics.ts';
+import { check, endpoint, queryOf, responses, text, timestampSchema } from '../request.ts';
+import { labelsSchema } from './metrics.ts';
 
 const dayMs = 86_400_000;
 

@@ -23,19 +23,10 @@ import {
   queryOf,
   readBody,
   responses,
+  text,
   timestampSchema,
   toCursor,
 } from '../request.ts';
-
-/** Text that can be stored: see textProblem. */
-export const text = (maxLength: number) =>
-  z
-    .string('expected text')
-    .superRefine((value, context) => {
-      const message = textProblem(value, maxLength);
-      if (message) context.addIssue({ code: 'custom', message });
-    })
-    .openapi({ type: 'string', minLength: 1, maxLength });
 
 // Not z.record, which passes over a label that is called __proto__.
 export const labelsSchema = z

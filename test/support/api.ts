@@ -139,6 +139,7 @@ function parseAnswer(route: RouteDefinition, status: number, type: string, body:
     described,
     `${route.method} ${route.path} answers ${status}, which it does not document: ${JSON.stringify(body)}`,
   ).toBeDefined();
+  if (described && !described.content) return expect(body, `${route.method} ${route.path}`).toBe('');
   const schema = described?.content?.[type.split(';')[0]!]?.schema;
   expect(
     schema,

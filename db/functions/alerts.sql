@@ -1,0 +1,271 @@
+create function lib.transition_alert(
+  _alert_id uuid,
+  _to text,
+  _actor text,
+  _note text default null,
+  _details jsonb default '{}',
+  _now timestamptz default now()
+)
+returns obs.alert
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _alert obs.alert;
+  _from text;
+begin
+  select * into _alert from obs.alert where id = _alert_id for update;
+  if not found then
+    return null;
+  end if;
+  _from := _alert.status;
+  if not (_from, _to) in (
+    ('inactive', 'firing'), ('firing', 'acknowledged'), ('firing', 'resolved'), ('acknowledged', 'resolved')
+  ) then
+    raise exception 'the alert is % and cannot become %', _from, _to using errcode = 'PT409', hint = 'alert_status';
+  end if;
+  update obs.alert
+  set
+    status = _to,
+    acknowledged_at = case when _to = 'acknowledged' then _now else acknowledged_at end,
+    resolved_at = case when _to = 'resolved' then _now end
+  where id = _alert_id
+  returning * into _alert;
+  perform lib.note_alert(_alert, _to, _from, _actor, _note, _details, _now);
+  return _alert;
+end
+$$;
+comment on function lib.transition_alert is
+  'The one way for an alert''s status to change, with the event that tells of it: inactive to firing, firing to acknowledged or '
+  'resolved, acknowledged to resolved. Returns the alert, null where there is none; raises PT409 (alert_status) for any other change.';
+
+create function lib.note_alert(
+  _alert obs.alert,
+  _event text,
+  _from text,
+  _actor text,
+  _note text,
+  _details jsonb,
+  _now timestamptz
+)
+returns void
+language sql
+volatile
+set search_path = ''
+as $$
+  insert into obs.alert_event (alert_id, org_id, at, event, from_status, to_status, actor, note, details)
+  values (_alert.id, _alert.org_id, _now, _event, _from, _alert.status, _actor, _note, _details)
+$$;
+comment on function lib.note_alert is 'Adds an event to an alert''s history.';
+
+create function lib.open_alert(
+  _org_id int,
+  _source text,
+  _fingerprint text,
+  _name text,
+  _severity text,
+  _description text,
+  _service_name text,
+  _labels jsonb,
+  _metadata jsonb,
+  _actor text,
+  _now timestamptz default now(),
+  out alert_id uuid,
+  out is_new boolean
+)
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _alert obs.alert;
+begin
+  insert into obs.alert as a
+    (org_id, source, fingerprint, name, severity, description, service_name, labels, metadata, started_at)
+  values
+    (_org_id, _source, _fingerprint, _name, _severity, _description, _service_name, _labels, _metadata, _now)
+  on conflict (org_id, fingerprint) where status <> 'resolved'
+  do update set
+    severity = excluded.severity, description = excluded.description, labels = excluded.labels, metadata = excluded.metadata
+  returning a.* into _alert;
+  alert_id := _alert.id;
+  is_new := _alert.status = 'inactive';
+  if is_new then
+    perform lib.transition_alert(alert_id, 'firing', _actor, null, _metadata, _now);
+  else
+    perform lib.note_alert(_alert, 'updated', _alert.status, _actor, null, _metadata, _now);
+  end if;
+end
+$$;
+comment on function lib.open_alert is
+  'Opens an alert, firing, or brings the one that is open for the fingerprint up to date: its severity, description, labels and metadata.';
+
+create function lib.open_alert_id(_org_id int, _fingerprint text)
+returns uuid
+language sql
+stable
+as $$
+  select a.id from obs.alert a where a.org_id = _org_id and a.fingerprint = _fingerprint and a.status <> 'resolved'
+$$;
+comment on function lib.open_alert_id is 'The alert that is open for a fingerprint, or null.';
+
+create function lib.alert_fields(_alert obs.alert, _now timestamptz)
+returns json
+language sql
+stable
+set search_path = ''
+as $$
+  select json_build_object(
+    'id', _alert.id,
+    'name', _alert.name,
+    'description', _alert.description,
+    'severity', _alert.severity,
+    'status', _alert.status,
+    'source', _alert.source,
+    'service_name', _alert.service_name,
+    'labels', _alert.labels,
+    'metadata', _alert.metadata,
+    'started_at', lib.rfc3339(_alert.started_at),
+    'acknowledged_at', lib.rfc3339(_alert.acknowledged_at),
+    'resolved_at', lib.rfc3339(_alert.resolved_at),
+    'duration_seconds', round(extract(epoch from coalesce(_alert.resolved_at, greatest(_now, _alert.started_at)) - _alert.started_at), 3)
+  )
+$$;
+comment on function lib.alert_fields is 'An alert as the API shows it; duration_seconds until it was resolved, or until _now.';
+
+create function api.create_alert(
+  _org_id int,
+  _name text,
+  _severity text,
+  _description text,
+  _service_name text,
+  _labels jsonb,
+  _metadata jsonb,
+  _actor text
+)
+returns table (alert json, is_new boolean)
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _opened record;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  _opened := lib.open_alert(
+    _org_id, 'api', 'api:' || md5(jsonb_build_array(_name, _service_name, _labels)::text),
+    _name, _severity, _description, _service_name, _labels, _metadata, _actor
+  );
+  return query
+  select lib.alert_fields(a, now()), _opened.is_new from obs.alert a where a.id = _opened.alert_id;
+end
+$$;
+comment on function api.create_alert is
+  'Opens an alert on behalf of a client. While one with the same name, service and labels is open that one is brought up to date '
+  'instead, and is_new is false.';
+
+create function api.list_alerts(
+  _org_id int,
+  _status text,
+  _severity text,
+  _service_name text,
+  _start timestamptz,
+  _end timestamptz,
+  _q text,
+  _before_started_at timestamptz,
+  _before_id uuid,
+  _limit int
+)
+returns table (alerts json, summary json, next_started_at timestamptz, next_id uuid)
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return query
+  with matching as not materialized (
+    select a.*
+    from obs.alert a
+    where a.org_id = _org_id
+      and (_status is null or a.status = _status)
+      and (_severity is null or a.severity = _severity)
+      and (_service_name is null or a.service_name = _service_name)
+      and (_start is null or a.started_at >= _start)
+      and (_end is null or a.started_at < _end)
+      and (_q is null or strpos(lower(a.name || ' ' || coalesce(a.description, '')), lower(_q)) > 0)
+  ),
+  page as materialized (
+    select m.*::obs.alert as alert, row_number() over (order by m.started_at desc, m.id desc) as n
+    from matching m
+    where _before_started_at is null or (m.started_at, m.id) < (_before_started_at, _before_id)
+    order by m.started_at desc, m.id desc
+    limit _limit + 1
+  ),
+  counts as (
+    select
+      count(*) filter (where m.severity = 'critical') as critical,
+      count(*) filter (where m.severity = 'warning') as warning,
+      count(*) filter (where m.severity = 'info') as info,
+      count(*) filter (where m.status = 'firing') as firing,
+      count(*) filter (where m.status = 'acknowledged') as acknowledged,
+      count(*) filter (where m.status = 'resolved') as resolved
+    from matching m
+  )
+  select
+    coalesce((select json_agg(lib.alert_fields(p.alert, now()) order by p.n) from page p where p.n <= _limit), '[]'),
+    (select row_to_json(c) from counts c),
+    case when (select count(*) from page) > _limit then (select (p.alert).started_at from page p where p.n = _limit) end,
+    case when (select count(*) from page) > _limit then (select (p.alert).id from page p where p.n = _limit) end;
+end
+$$;
+comment on function api.list_alerts is
+  'Alerts of an org that match, newest first, at most _limit after the one before; the summary counts all that match. _start and _end '
+  'are about started_at; _q is part of the name or description in any case; the next page comes after (next_started_at, next_id).';
+
+create function api.get_alert(_org_id int, _id uuid)
+returns table (alert json, events json)
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return query
+  select
+    lib.alert_fields(a, now()),
+    (
+      select json_agg(json_build_object(
+        'at', lib.rfc3339(e.at), 'event', e.event, 'from_status', e.from_status, 'to_status', e.to_status,
+        'actor', e.actor, 'note', e.note, 'details', e.details
+      ) order by e.id)
+      from obs.alert_event e
+      where e.alert_id = a.id
+    )
+  from obs.alert a
+  where a.id = _id and a.org_id = _org_id;
+end
+$$;
+comment on function api.get_alert is 'An alert and its events, oldest first; no row where there is none.';
+
+create function api.change_alert(_org_id int, _id uuid, _to text, _actor text, _note text)
+returns json
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _alert obs.alert;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  _alert := lib.transition_alert(_id, _to, _actor, _note);
+  return case when _alert.id is not null then lib.alert_fields(_alert, now()) end;
+end
+$$;
+comment on function api.change_alert is 'lib.transition_alert for one org: the alert as it is then, or null where there is none.';

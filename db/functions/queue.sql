@@ -1,0 +1,61 @@
+create function queue.schedule_probes(_service_ids int[], _run_ats timestamptz[])
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+  if cardinality(_service_ids) > 0 then
+    perform graphile_worker.add_jobs(array(
+      select (
+        'probe', json_build_object('service_id', p.service_id), null, p.run_at, 1, 'probe:' || p.service_id, 0, null
+      )::graphile_worker.job_spec
+      from unnest(_service_ids, _run_ats) as p (service_id, run_at)
+    ));
+  end if;
+end
+$$;
+comment on function queue.schedule_probes is
+  'Jobs that probe services at these times, one a service: a job that waits is moved, one that runs is followed by another.';
+
+create function queue.request_check(_service_id int)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+  -- Before what is scheduled: somebody waits for it.
+  perform graphile_worker.add_job(
+    'probe', json_build_object('service_id', _service_id, 'is_requested', true),
+    max_attempts => 1, job_key => 'check:' || _service_id, priority => -10
+  );
+end
+$$;
+comment on function queue.request_check is 'A job that probes a service now, out of its slots; several that wait are one.';
+
+create function queue.purge_probes()
+returns int
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _purged int;
+begin
+  -- Its own period, after which it takes a job's worker for dead.
+  select count(*)::int into _purged
+  from graphile_worker.complete_jobs(array(
+    select j.id
+    from graphile_worker.jobs j
+    where j.task_identifier = 'probe' and j.attempts >= j.max_attempts
+      and (j.locked_at is null or j.locked_at < now() - interval '4 hours')
+  ));
+  return _purged;
+end
+$$;
+comment on function queue.purge_probes is
+  'Deletes jobs of probes that failed, or whose worker died with them: their slots have been probed by other jobs. Returns how many.';

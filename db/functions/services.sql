@@ -1,0 +1,801 @@
+create function lib.default_service(_kind text, _check_interval_seconds int)
+returns obs.service
+language sql
+immutable
+set search_path = ''
+as $$
+  select jsonb_populate_record(null::obs.service, jsonb_build_object(
+    'kind', _kind,
+    'method', 'GET',
+    'headers', jsonb_build_object(),
+    'expected_status', array['2xx'],
+    'max_redirects', 5,
+    'tls_verify', true,
+    'tls_expiry_days', 14,
+    'check_interval_seconds', _check_interval_seconds,
+    'timeout_seconds', least(10, _check_interval_seconds),
+    'failure_threshold', 3,
+    'success_threshold', 1,
+    'alert_on_failure', true,
+    'alert_severity', 'critical',
+    'tags', array[]::text[],
+    'depends_on', array[]::text[]
+  ))
+$$;
+comment on function lib.default_service is 'What a service has where its registration does not say.';
+
+create function lib.check_service(_service obs.service, _path text)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  _default constant obs.service := lib.default_service(_service.kind, _service.check_interval_seconds);
+  _field text;
+  _message text;
+begin
+  select f.field, f.message
+  into _field, _message
+  from (values
+    (
+      'health_endpoint',
+      case when _service.kind is distinct from 'heartbeat' and _service.health_endpoint is null then 'is required, unless kind is heartbeat' end
+    ),
+    (
+      'timeout_seconds',
+      case
+        when _service.kind <> 'heartbeat' and _service.timeout_seconds > _service.check_interval_seconds
+          then format('must not be longer than check_interval_seconds, %s', _service.check_interval_seconds)
+      end
+    ),
+    ('depends_on', case when _service.name = any (_service.depends_on) then 'names the service itself' end),
+    ('expected_body', case when _service.kind <> 'http' and _service.expected_body is not null then 'is for http alone' end),
+    ('request_body', case when _service.kind <> 'http' and _service.request_body is not null then 'is for http alone' end),
+    ('headers', case when _service.kind <> 'http' and _service.headers <> '{}' then 'is for http alone' end),
+    ('method', case when _service.kind <> 'http' and _service.method <> 'GET' then 'is for http alone' end),
+    (
+      'expected_status',
+      case when _service.kind <> 'http' and _service.expected_status <> _default.expected_status then 'is for http alone' end
+    ),
+    (
+      'request_body',
+      case when _service.method in ('GET', 'HEAD') and _service.request_body is not null then format('cannot go with %s', _service.method) end
+    ),
+    (
+      'expected_body',
+      case when _service.method = 'HEAD' and _service.expected_body is not null then 'cannot go with HEAD, whose answer has no body' end
+    )
+  ) as f (field, message)
+  where f.message is not null
+  limit 1;
+  if found then
+    raise exception '%', _message using errcode = 'PT400', hint = 'invalid_request', column = _path || _field;
+  end if;
+end
+$$;
+comment on function lib.check_service is
+  'Raises PT400 for fields that do not go together; the error''s column is the one that is wrong, after _path.';
+
+create function lib.put_service(
+  _org_id int,
+  _name text,
+  _definition jsonb,
+  _path text,
+  _delay interval,
+  out service_id int,
+  out outcome text
+)
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _service obs.service;
+  _before obs.service;
+  _state obs.service_state;
+  _limit int;
+  _count int;
+  _series_ids int[];
+begin
+  select * into _service from obs.service where org_id = _org_id and name = _name for update;
+  if not found then
+    -- The org's row is the lock under which its services are made, so that the count is exact.
+    select service_limit into _limit from obs.org where id = _org_id for update;
+    select * into _service from obs.service where org_id = _org_id and name = _name for update;
+  end if;
+  _before := _service;
+
+  if _service.id is null then
+    select count(*) into _count from obs.service where org_id = _org_id;
+    if _count >= _limit then
+      raise exception 'the org has % of at most % services', _count, _limit using errcode = 'PT422', hint = 'service_limit';
+    end if;
+    _service := lib.default_service(_definition ->> 'kind', coalesce((_definition ->> 'check_interval_seconds')::int, 30));
+    _service.org_id := _org_id;
+    _service.name := _name;
+  elsif _definition ->> 'kind' <> _service.kind then
+    -- What another kind was asked for does not carry over.
+    _service := jsonb_populate_record(
+      _service,
+      to_jsonb(lib.default_service(_definition ->> 'kind', _service.check_interval_seconds))
+        - '{id,org_id,name,up_series_id,duration_series_id,created_at,updated_at,description,tags,depends_on,sla_target_percent}'::text[]
+    );
+  end if;
+  _service := jsonb_populate_record(_service, _definition);
+  if not _definition ? 'timeout_seconds' and _service.kind <> 'heartbeat' then
+    _service.timeout_seconds := least(_service.timeout_seconds, _service.check_interval_seconds);
+  end if;
+  perform lib.check_service(_service, _path);
+
+  if _before.id is null then
+    _series_ids := lib.ensure_series(_org_id, jsonb_build_array(
+      jsonb_build_object('name', 'probe_up', 'service_name', _name),
+      jsonb_build_object('name', 'probe_duration_ms', 'service_name', _name)
+    ));
+    _service.up_series_id := _series_ids[1];
+    _service.duration_series_id := _series_ids[2];
+    _service.id := nextval(pg_get_serial_sequence('obs.service', 'id'));
+    _service.created_at := now();
+    _service.updated_at := now();
+    insert into obs.service overriding system value select _service.*;
+    insert into obs.service_state (service_id, org_id, status_since, next_check_at)
+    values (_service.id, _org_id, now(), now() + _delay);
+    perform queue.schedule_probes(array[_service.id], array[now() + _delay]);
+    outcome := 'created';
+  elsif _service is distinct from _before then
+    update obs.service
+    set
+      kind = _service.kind,
+      health_endpoint = _service.health_endpoint,
+      description = _service.description,
+      method = _service.method,
+      headers = _service.headers,
+      request_body = _service.request_body,
+      expected_status = _service.expected_status,
+      expected_body = _service.expected_body,
+      max_redirects = _service.max_redirects,
+      tls_verify = _service.tls_verify,
+      tls_expiry_days = _service.tls_expiry_days,
+      degraded_above_ms = _service.degraded_above_ms,
+      check_interval_seconds = _service.check_interval_seconds,
+      timeout_seconds = _service.timeout_seconds,
+      failure_threshold = _service.failure_threshold,
+      success_threshold = _service.success_threshold,
+      alert_on_failure = _service.alert_on_failure,
+      alert_severity = _service.alert_severity,
+      tags = _service.tags,
+      depends_on = _service.depends_on,
+      sla_target_percent = _service.sla_target_percent,
+      updated_at = now()
+    where id = _service.id;
+    select * into _state from obs.service_state t where t.service_id = _service.id for update;
+    -- What is new is tried at once.
+    if not _state.is_paused then
+      update obs.service_state t set next_check_at = now() + _delay where t.service_id = _service.id;
+      perform queue.schedule_probes(array[_service.id], array[now() + _delay]);
+    end if;
+    outcome := 'updated';
+  else
+    outcome := 'unchanged';
+  end if;
+  service_id := _service.id;
+end
+$$;
+comment on function lib.put_service is
+  'Registers a service, or changes the one of that name: fields that are not in _definition stay as they are, or get their default. '
+  'outcome: created, updated or unchanged. Raises PT400 (see lib.check_service), PT422 when the org has reached its service_limit '
+  'or its series_limit. The first probe comes after _delay.';
+
+create function lib.service_definition(_service obs.service)
+returns json
+language sql
+immutable
+set search_path = ''
+as $$
+  select json_build_object(
+    'service_name', _service.name,
+    'kind', _service.kind,
+    'health_endpoint', _service.health_endpoint,
+    'description', _service.description,
+    'method', _service.method,
+    'headers', _service.headers,
+    'request_body', _service.request_body,
+    'expected_status', _service.expected_status,
+    'expected_body', _service.expected_body,
+    'max_redirects', _service.max_redirects,
+    'tls_verify', _service.tls_verify,
+    'tls_expiry_days', _service.tls_expiry_days,
+    'degraded_above_ms', _service.degraded_above_ms,
+    'check_interval_seconds', _service.check_interval_seconds,
+    'timeout_seconds', _service.timeout_seconds,
+    'failure_threshold', _service.failure_threshold,
+    'success_threshold', _service.success_threshold,
+    'alert_on_failure', _service.alert_on_failure,
+    'alert_severity', _service.alert_severity,
+    'tags', _service.tags,
+    'depends_on', _service.depends_on,
+    'sla_target_percent', _service.sla_target_percent
+  )
+$$;
+comment on function lib.service_definition is 'A service as it is registered, exported and imported.';
+
+create function lib.service_state_fields(_service obs.service, _state obs.service_state)
+returns json
+language sql
+stable
+set search_path = ''
+as $$
+  select json_build_object(
+    'current_status', _state.status,
+    'status_since', lib.rfc3339(_state.status_since),
+    'reason', _state.reason,
+    'is_flapping', _state.is_flapping,
+    'paused', _state.is_paused,
+    'paused_until', lib.rfc3339(_state.paused_until),
+    'last_check', lib.rfc3339(_state.last_check_at),
+    'next_check', lib.rfc3339(_state.next_check_at),
+    'last_heartbeat', lib.rfc3339(_state.last_heartbeat_at),
+    'response_time_ms', _state.response_time_ms,
+    'status_code', _state.status_code,
+    'tls_expires_at', lib.rfc3339(_state.tls_expires_at),
+    'consecutive_failures', _state.consecutive_failures,
+    'consecutive_successes', _state.consecutive_successes,
+    'created_at', lib.rfc3339(_service.created_at),
+    'updated_at', lib.rfc3339(_service.updated_at)
+  )
+$$;
+comment on function lib.service_state_fields is 'How a service is, as the API shows it.';
+
+create function lib.uptime_percentage(_observed_seconds float8, _down_seconds float8)
+returns float8
+language sql
+immutable
+as $$
+  select round((100 * (1 - _down_seconds / nullif(_observed_seconds, 0)))::numeric, 4)::float8
+$$;
+comment on function lib.uptime_percentage is
+  'Share of the observed time that a service was up, in percent; null where nothing was observed. Time without probes (paused, no '
+  'worker) is in neither.';
+
+create function api.put_service(_org_id int, _name text, _definition jsonb)
+returns text
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _pending int;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  -- Many that are registered at once are not probed at once.
+  select count(*) into _pending
+  from obs.service_state t
+  where t.org_id = _org_id and t.last_check_at is null and t.next_check_at > now() - interval '10 seconds';
+  return (lib.put_service(_org_id, _name, _definition, '', make_interval(secs => 0.02 * _pending))).outcome;
+end
+$$;
+comment on function api.put_service is 'lib.put_service for one service of an org: created, updated or unchanged.';
+
+create function api.patch_service(
+  _org_id int,
+  _name text,
+  _changes jsonb,
+  _is_paused boolean,
+  _paused_until timestamptz,
+  _actor text
+)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _service obs.service;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  if not api.has_service(_org_id, _name) then
+    return false;
+  end if;
+  perform lib.put_service(_org_id, _name, _changes, '', interval '0');
+  select * into _service from obs.service s where s.org_id = _org_id and s.name = _name;
+  if _is_paused then
+    perform lib.pause_service(_service, _paused_until, _actor, now());
+  elsif not _is_paused then
+    perform lib.resume_service(_service, _actor, now());
+  end if;
+  return true;
+end
+$$;
+comment on function api.patch_service is
+  'Changes a service (lib.put_service) and, where _is_paused is not null, pauses or resumes it. False where there is no such service.';
+
+create function api.has_service(_org_id int, _name text)
+returns boolean
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return exists (select from obs.service s where s.org_id = _org_id and s.name = _name);
+end
+$$;
+comment on function api.has_service is 'Whether the org has a service of that name.';
+
+create function api.import_services(_org_id int, _definitions jsonb)
+returns table (created int, updated int, unchanged int)
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  -- Two imports at once wait for each other here, and not for each other's services, in a circle.
+  perform 1 from obs.org where id = _org_id for update;
+  return query
+  select
+    count(*) filter (where p.outcome = 'created')::int,
+    count(*) filter (where p.outcome = 'updated')::int,
+    count(*) filter (where p.outcome = 'unchanged')::int
+  from jsonb_array_elements(_definitions) with ordinality as d
+  cross join lateral lib.put_service(
+    _org_id, d.value ->> 'service_name', d.value - 'service_name',
+    format('services[%s].', d.ordinality - 1), make_interval(secs => 0.02 * (d.ordinality - 1))
+  ) as p;
+end
+$$;
+comment on function api.import_services is
+  'lib.put_service for each element of a JSON array of definitions (lib.service_definition), all or none.';
+
+create function api.export_services(_org_id int)
+returns json
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return (
+    select coalesce(json_agg(lib.service_definition(s) order by s.name), '[]')
+    from obs.service s
+    where s.org_id = _org_id
+  );
+end
+$$;
+comment on function api.export_services is 'The definitions of an org''s services, by name.';
+
+create function api.list_services(_org_id int, _tag text, _status text, _q text, _after text, _limit int)
+returns table (name text, definition json, state json)
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return query
+  select s.name, lib.service_definition(s), lib.service_state_fields(s, t)
+  from obs.service s
+  join obs.service_state t on t.service_id = s.id
+  where s.org_id = _org_id
+    and (_after is null or s.name > _after)
+    and (_tag is null or _tag = any (s.tags))
+    and (_status is null or t.status = _status)
+    and (
+      _q is null
+      or strpos(lower(concat_ws(' ', s.name, s.description, s.health_endpoint)), lower(_q)) > 0
+    )
+  order by s.name
+  limit _limit;
+end
+$$;
+comment on function api.list_services is
+  'Services of an org by name, after _after, at most _limit. _q: part of the name, description or endpoint in any case.';
+
+create function api.get_service(_org_id int, _name text, _now timestamptz default now())
+returns table (definition json, state json, dependencies json, uptime json, sla json)
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+declare
+  _hour constant timestamptz := public.time_bucket(interval '1 hour', _now);
+  _day constant timestamptz := public.time_bucket(interval '1 day', _now);
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return query
+  with service as materialized (
+    select s.*::obs.service as definition from obs.service s where s.org_id = _org_id and s.name = _name
+  ),
+  buckets as (
+    select '24h' as period, p.* from service s join obs.probe_1h p on p.service_id = (s.definition).id
+    where p.bucket >= _hour - interval '23 hours'
+    union all
+    select '7d', p.* from service s join obs.probe_1h p on p.service_id = (s.definition).id
+    where p.bucket >= _hour - interval '167 hours'
+    union all
+    select '30d', p.* from service s join obs.probe_1d p on p.service_id = (s.definition).id
+    where p.bucket >= _day - interval '29 days'
+    union all
+    select '90d', p.* from service s join obs.probe_1d p on p.service_id = (s.definition).id
+    where p.bucket >= _day - interval '89 days'
+  ),
+  periods as materialized (
+    select w.period, w.n,
+      coalesce(sum(b.up_count + b.degraded_count + b.down_count), 0) as checks,
+      coalesce(sum(b.observed_seconds), 0) as observed_seconds,
+      coalesce(sum(b.down_seconds), 0) as down_seconds,
+      round((sum(b.response_time_sum_ms) / nullif(sum(b.up_count + b.degraded_count), 0))::numeric, 3)::float8 as avg_response_time_ms,
+      max(b.response_time_max_ms) as max_response_time_ms
+    from (values ('24h', 1), ('7d', 2), ('30d', 3), ('90d', 4)) as w (period, n)
+    left join buckets b on b.period = w.period and b.bucket >= lib.org_kept_from(_org_id)
+    group by w.period, w.n
+  )
+  select
+    lib.service_definition(s.definition),
+    lib.service_state_fields(s.definition, t),
+    (
+      select coalesce(json_agg(json_build_object('service_name', d.name, 'current_status', dt.status) order by d.n), '[]')
+      from unnest((s.definition).depends_on) with ordinality as d (name, n)
+      left join obs.service ds on ds.org_id = _org_id and ds.name = d.name
+      left join obs.service_state dt on dt.service_id = ds.id
+    ),
+    (
+      select json_object_agg(p.period, json_build_object(
+        'uptime_percentage', lib.uptime_percentage(p.observed_seconds, p.down_seconds),
+        'checks', p.checks,
+        'observed_seconds', p.observed_seconds,
+        'down_seconds', p.down_seconds,
+        'avg_response_time_ms', p.avg_response_time_ms,
+        'max_response_time_ms', p.max_response_time_ms
+      ) order by p.n)
+      from periods p
+    ),
+    (
+      select json_build_object(
+        'target_percent', b.target,
+        'period', '30d',
+        'uptime_percentage', lib.uptime_percentage(b.observed_seconds, b.down_seconds),
+        'is_met', b.down_seconds <= b.observed_seconds * (1 - b.target / 100),
+        'error_budget_seconds', round(b.budget::numeric, 3),
+        'error_budget_remaining_seconds', round((b.budget - b.down_seconds)::numeric, 3),
+        'error_budget_remaining_percent', round((100 * (1 - b.down_seconds / b.budget))::numeric, 3)
+      )
+      from (
+        select (s.definition).sla_target_percent as target, p.observed_seconds, p.down_seconds,
+          30 * 86400 * (1 - (s.definition).sla_target_percent / 100) as budget
+        from periods p
+        where p.period = '30d'
+      ) as b
+      where b.target is not null
+    )
+  from service s
+  join obs.service_state t on t.service_id = (s.definition).id;
+end
+$$;
+comment on function api.get_service is
+  'A service with its state; its dependencies and theirs (null: not registered); uptime and response time of the running hour and the '
+  '23 or 167 before, the running day and the 29 or 89 before (UTC); and, where it has a target, its SLA. The error budget of 30 days '
+  'is their length times (1 - target), and each second down is taken from it (Site Reliability Workbook, chapter 2, '
+  'https://sre.google/workbook/implementing-slos/); negative once it is spent. No row where there is no such service.';
+
+create function api.delete_service(_org_id int, _name text, _actor text)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _service obs.service;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  select * into _service from obs.service s where s.org_id = _org_id and s.name = _name;
+  if not found then
+    return false;
+  end if;
+  -- As a probe does: first the state, then the alert.
+  perform 1 from obs.service_state t where t.service_id = _service.id for update;
+  perform lib.resolve_service_alert(_service, _actor, 'the service was deleted', now());
+  delete from obs.service where id = _service.id;
+  return true;
+end
+$$;
+comment on function api.delete_service is
+  'Deletes a service, and resolves its alert; false where there is none. Its results stay, out of reach, until their retention ends; its '
+  'metrics stay with the org''s others.';
+
+create function lib.pause_service(_service obs.service, _until timestamptz, _actor text, _now timestamptz)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _before obs.service_state;
+begin
+  if _until <= _now then
+    raise exception 'must be in the future' using errcode = 'PT400', hint = 'invalid_request', column = 'paused_until';
+  end if;
+  select * into _before from obs.service_state t where t.service_id = _service.id for update;
+  update obs.service_state
+  set
+    is_paused = true,
+    paused_until = _until,
+    next_check_at = _until,
+    is_deferred = false,
+    status = 'unknown',
+    status_since = case when _before.is_paused then status_since else _now end,
+    reason = 'paused',
+    consecutive_failures = 0,
+    consecutive_successes = 0,
+    outcomes = '',
+    is_flapping = false
+  where service_id = _service.id;
+  if _until is not null then
+    perform queue.schedule_probes(array[_service.id], array[_until]);
+  end if;
+  if not _before.is_paused then
+    insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
+    values (_now, _service.id, 'paused', _before.status, 'unknown', null, _actor);
+    perform lib.resolve_service_alert(_service, _actor, 'the service was paused', _now);
+  end if;
+end
+$$;
+comment on function lib.pause_service is
+  'Pauses a service, for maintenance, until a time or (null) until it is resumed: it is not probed by itself, unknown, and its alert '
+  'is resolved. Time paused is in neither uptime nor downtime. Raises PT400 for a time that has passed.';
+
+create function lib.resume_service(_service obs.service, _actor text, _now timestamptz)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+begin
+  update obs.service_state
+  set is_paused = false, paused_until = null, reason = null, status_since = _now, next_check_at = _now
+  where service_id = _service.id and is_paused;
+  if found then
+    insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
+    values (_now, _service.id, 'resumed', 'unknown', 'unknown', null, _actor);
+    perform queue.schedule_probes(array[_service.id], array[_now]);
+  end if;
+end
+$$;
+comment on function lib.resume_service is 'Ends a service''s pause, if it is paused: it is probed at once, and unknown until then.';
+
+create function api.request_check(_org_id int, _name text)
+returns table (requested_at timestamptz, timeout_seconds float8)
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _service obs.service;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  select * into _service from obs.service s where s.org_id = _org_id and s.name = _name;
+  if not found then
+    return;
+  end if;
+  if _service.kind = 'heartbeat' then
+    raise exception 'the service calls in by itself, it cannot be probed' using errcode = 'PT409', hint = 'heartbeat_service';
+  end if;
+  perform queue.request_check(_service.id);
+  return query select now(), _service.timeout_seconds;
+end
+$$;
+comment on function api.request_check is
+  'Has a worker probe a service now; api.get_check has the result. No row where there is no such service, PT409 for a heartbeat service.';
+
+create function api.get_check(_org_id int, _name text, _since timestamptz)
+returns table (
+  current_status text,
+  "time" timestamptz,
+  slot timestamptz,
+  outcome text,
+  response_time_ms float8,
+  dns_ms float8,
+  connect_ms float8,
+  tls_ms float8,
+  first_byte_ms float8,
+  status_code int,
+  reason text,
+  worker text
+)
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return query
+  select t.status, p.time, p.slot, p.outcome, p.response_time_ms, p.dns_ms, p.connect_ms, p.tls_ms, p.first_byte_ms, p.status_code,
+    p.reason, p.worker
+  from obs.service s
+  join obs.service_state t on t.service_id = s.id
+  join obs.probe_result p on p.service_id = s.id
+  where s.org_id = _org_id and s.name = _name and p.time >= _since
+  order by p.time
+  limit 1;
+end
+$$;
+comment on function api.get_check is 'The first result of a service''s probes that began at _since or later, and its status by now; no row until there is one.';
+
+create function api.list_results(_org_id int, _name text, _start timestamptz, _end timestamptz, _limit int)
+returns table (
+  "time" timestamptz,
+  slot timestamptz,
+  outcome text,
+  response_time_ms float8,
+  dns_ms float8,
+  connect_ms float8,
+  tls_ms float8,
+  first_byte_ms float8,
+  status_code int,
+  reason text,
+  worker text
+)
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return query
+  select p.time, p.slot, p.outcome, p.response_time_ms, p.dns_ms, p.connect_ms, p.tls_ms, p.first_byte_ms, p.status_code,
+    p.reason, p.worker
+  from obs.service s
+  join obs.probe_result p on p.service_id = s.id
+  where s.org_id = _org_id and s.name = _name
+    and p.time >= lib.clip_start(_org_id, _start, _end) and p.time < _end
+  order by p.time desc
+  fetch first (_limit) rows with ties;
+end
+$$;
+comment on function api.list_results is 'What the probes of a service found in [_start, _end), newest first, _limit and what else is of the last one''s time.';
+
+create function api.list_service_events(_org_id int, _name text, _start timestamptz, _end timestamptz, _limit int)
+returns table ("time" timestamptz, event text, from_status text, to_status text, reason text, actor text)
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return query
+  select e.time, e.event, e.from_status, e.to_status, e.reason, e.actor
+  from obs.service s
+  join obs.service_event e on e.service_id = s.id
+  where s.org_id = _org_id and s.name = _name
+    and e.time >= lib.clip_start(_org_id, _start, _end) and e.time < _end
+  order by e.time desc
+  fetch first (_limit) rows with ties;
+end
+$$;
+comment on function api.list_service_events is 'The changes of a service in [_start, _end), newest first, _limit and what else is of the last one''s time.';
+
+create function api.record_heartbeat(_org_id int, _name text, _outcome text, _reason text, _actor text, _now timestamptz default now())
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _service obs.service;
+  _state obs.service_state;
+  _result obs.probe_result;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  select * into _service from obs.service s where s.org_id = _org_id and s.name = _name;
+  if not found then
+    return false;
+  end if;
+  if _service.kind <> 'heartbeat' then
+    raise exception 'the service is probed, it does not take heartbeats' using errcode = 'PT409', hint = 'not_a_heartbeat_service';
+  end if;
+  update obs.service_state t set last_heartbeat_at = _now where t.service_id = _service.id returning * into _state;
+  _result.time := _now;
+  _result.service_id := _service.id;
+  _result.outcome := _outcome;
+  _result.reason := _reason;
+  perform lib.record_probe(_service, _state, _result, true, null, _actor);
+  return true;
+end
+$$;
+comment on function api.record_heartbeat is
+  'A service calls in: up, degraded or down, as it says itself. False where there is no such service; raises PT409 for one that is probed.';
+
+create function api.get_services_health(_org_id int, _has_history boolean, _now timestamptz default now())
+returns text
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+declare
+  _from constant timestamptz := greatest(
+    public.time_bucket(interval '1 hour', _now) - interval '23 hours', lib.org_kept_from(_org_id)
+  );
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return (
+    with service as materialized (
+      select s.id, s.name, t.*
+      from obs.service s
+      join obs.service_state t on t.service_id = s.id
+      where s.org_id = _org_id
+    ),
+    -- The last day's buckets of everyone are read in one go: there are few of other orgs' among them, or few in all.
+    bucket as (
+      select p.*
+      from obs.probe_1h p
+      where p.bucket >= _from and p.service_id in (select s.id from service s)
+    ),
+    day as materialized (
+      select b.service_id,
+        sum(b.observed_seconds) as observed_seconds,
+        sum(b.down_seconds) as down_seconds,
+        case when _has_history then string_agg(
+          '{"time":"' || lib.rfc3339(b.bucket)
+            || '","status":"' || case
+              when b.up_count + b.degraded_count = 0 then 'unhealthy'
+              when b.down_count + b.degraded_count = 0 then 'healthy'
+              else 'degraded'
+            end
+            || '","uptime_percentage":' || lib.uptime_percentage(b.observed_seconds, b.down_seconds)
+            || ',"response_time_ms":' || coalesce(round((b.response_time_sum_ms / nullif(b.up_count + b.degraded_count, 0))::numeric, 1)::text, 'null')
+            || ',"checks":' || b.up_count + b.degraded_count + b.down_count || '}',
+          ',' order by b.bucket
+        ) end as history
+      from bucket b
+      group by b.service_id
+    )
+    select
+      '{"services":{' || coalesce(string_agg(
+        to_json(s.name)::text || ':{"current_status":"' || s.status
+          || '","reason":' || coalesce(to_json(s.reason)::text, 'null')
+          || ',"last_check":' || coalesce('"' || lib.rfc3339(s.last_check_at) || '"', 'null')
+          || ',"response_time_ms":' || coalesce(s.response_time_ms::text, 'null')
+          || ',"uptime_percentage":' || coalesce(lib.uptime_percentage(d.observed_seconds, d.down_seconds)::text, 'null')
+          || ',"is_flapping":' || s.is_flapping || ',"paused":' || s.is_paused
+          || case when _has_history then ',"history":[' || coalesce(d.history, '') || ']' else '' end
+          || '}',
+        ',' order by s.name
+      ), '')
+      || '},"summary":{"total_services":' || count(*)
+      || ',"healthy_services":' || count(*) filter (where s.status = 'healthy')
+      || ',"degraded_services":' || count(*) filter (where s.status = 'degraded')
+      || ',"unhealthy_services":' || count(*) filter (where s.status = 'unhealthy')
+      || ',"unknown_services":' || count(*) filter (where s.status = 'unknown')
+      || ',"avg_response_time_ms":' || coalesce(round(avg(s.response_time_ms) filter (where s.status in ('healthy', 'degraded'))::numeric, 3)::text, 'null')
+      || ',"uptime_percentage":' || coalesce(lib.uptime_percentage(sum(d.observed_seconds), sum(d.down_seconds))::text, 'null')
+      || '}}'
+    from service s
+    left join day d on d.service_id = s.service_id
+  );
+end
+$$;
+comment on function api.get_services_health is
+  'How the services of an org are, as JSON text; with _has_history, each one''s running hour and the 23 before: healthy when every '
+  'answer was as expected, unhealthy when none was. uptime_percentage is of that time; avg_response_time_ms of the last answer of '
+  'each service that is healthy or degraded.';

@@ -1,0 +1,172 @@
+// One probe of a service: what was found, in the words of obs.probe_result.
+import os from 'node:os';
+import { EgressError, type EgressPolicy } from '../../src/egress.ts';
+import { probeHttp } from './http.ts';
+import { probeTcp } from './tcp.ts';
+
+/** The columns of obs.service that a probe needs. */
+export interface Definition {
+  kind: 'http' | 'tcp';
+  health_endpoint: string;
+  method: string;
+  headers: Record<string, string>;
+  request_body: string | null;
+  expected_status: string[];
+  expected_body: { contains: string } | { json_path: string; equals?: unknown } | null;
+  max_redirects: number;
+  tls_verify: boolean;
+  tls_expiry_days: number;
+  degraded_above_ms: number | null;
+  timeout_seconds: number;
+}
+
+/** Milliseconds of the last hop; null where it did not come to that. */
+export interface Timings {
+  dns_ms: number | null;
+  connect_ms: number | null;
+  tls_ms: number | null;
+  first_byte_ms: number | null;
+}
+
+export interface ProbeResult extends Timings {
+  outcome: 'up' | 'degraded' | 'down';
+  /** What is wrong, in one line; null when nothing is. */
+  reason: string | null;
+  /** The whole exchange, redirects included. */
+  response_time_ms: number;
+  status_code: number | null;
+  tls_expires_at: string | null;
+  /** Of the last hop. */
+  host: string;
+  /**
+   * What it says of the worker's own network: some other machine answered in whatever way, or could not be reached.
+   * Null where it says nothing.
+   */
+  network: 'answered' | 'unreachable' | null;
+}
+
+/** What a probe fills in as it goes, so that what was learned before a failure is there after it. */
+export interface Trace extends Timings {
+  host: string;
+  /** What the probe is waiting for. */
+  phase: string;
+  /** Address that is connected to. */
+  address: string | null;
+  status_code: number | null;
+  tls_expires_at: string | null;
+}
+
+export interface ProbeOptions {
+  egress: EgressPolicy;
+  /** Ends the probe without a result: it rejects with the signal's reason. */
+  signal?: AbortSignal | undefined;
+}
+
+/** Reason for which a service counts as down: its message is the probe's. */
+export class ProbeFailure extends Error {}
+
+/** Probes a service. Rejects only when options.signal is aborted. */
+export async function probe(definition: Definition, { egress, signal }: ProbeOptions): Promise<ProbeResult> {
+  const trace: Trace = {
+    host: '',
+    phase: 'starting',
+    address: null,
+    dns_ms: null,
+    connect_ms: null,
+    tls_ms: null,
+    first_byte_ms: null,
+    status_code: null,
+    tls_expires_at: null,
+  };
+  const started = performance.now();
+  const timeout = new AbortController();
+  const timer = setTimeout(() => timeout.abort(), definition.timeout_seconds * 1000);
+  const either = signal ? AbortSignal.any([signal, timeout.signal]) : timeout.signal;
+  const run = definition.kind === 'tcp' ? probeTcp : probeHttp;
+  let error: unknown = null;
+  let degraded: string | null = null;
+  try {
+    degraded = await run(definition, trace, { egress, signal: either });
+  } catch (caught) {
+    signal?.throwIfAborted();
+    error = timeout.signal.aborted
+      ? new ProbeFailure(`timed out after ${definition.timeout_seconds} s while ${trace.phase}`)
+      : caught;
+  } finally {
+    clearTimeout(timer);
+  }
+  const elapsed = ms(performance.now() - started);
+  if (!error && !degraded && definition.degraded_above_ms !== null && elapsed > definition.degraded_above_ms)
+    degraded = `took ${Math.round(elapsed)} ms, more than ${definition.degraded_above_ms}`;
+  const { phase, address, ...learned } = trace;
+  return {
+    ...learned,
+    outcome: error ? 'down' : degraded ? 'degraded' : 'up',
+    reason: error ? reasonOf(error, trace).slice(0, 500) : degraded,
+    response_time_ms: elapsed,
+    network: networkOf(error, trace),
+  };
+}
+
+export function ms(elapsed: number): number {
+  return Math.round(elapsed * 1000) / 1000;
+}
+
+/** Rejects when the signal is aborted, whatever happens to work; destroy is called then. */
+export function abortable<T>(signal: AbortSignal, destroy: () => void, work: Promise<T>): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    const abort = () => {
+      destroy();
+      reject(signal.reason);
+    };
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
+}
+
+const texts: Record<string, string> = {
+  ECONNREFUSED: 'the connection was refused',
+  ECONNRESET: 'the connection was reset',
+  EPIPE: 'the connection was closed',
+  ENETUNREACH: 'the network is unreachable',
+  EHOSTUNREACH: 'the host is unreachable',
+  ETIMEDOUT: 'the host does not answer',
+  ENOTFOUND: 'the name cannot be resolved',
+  EAI_AGAIN: 'the name cannot be resolved just now: the resolver does not answer',
+  HPE_HEADER_OVERFLOW: 'the headers of the answer are larger than 16 KiB',
+};
+const unreachableCodes = new Set([
+  'ENETUNREACH',
+  'EHOSTUNREACH',
+  'ETIMEDOUT',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'ENETDOWN',
+]);
+
+function codeOf(error: unknown): string {
+  // Several addresses were tried: the last one's error stands for all.
+  const single = error instanceof AggregateError ? error.errors.at(-1) : error;
+  return String((single as { code?: unknown } | null)?.code ?? '');
+}
+
+function reasonOf(error: unknown, trace: Trace): string {
+  if (error instanceof ProbeFailure) return error.message;
+  if (error instanceof EgressError) return `refused: ${error.message}`;
+  const code = codeOf(error);
+  if (texts[code]) return `${texts[code]} while ${trace.phase}`;
+  if (code.startsWith('HPE_')) return `what came is not HTTP (${(error as Error).message})`;
+  return `${(error as Error).message || code || 'failed'}, while ${trace.phase}`;
+}
+
+// An answer of this machine itself, or a refusal of ours, says nothing of the network.
+function networkOf(error: unknown, trace: Trace): ProbeResult['network'] {
+  if (error instanceof EgressError || trace.host === 'localhost') return null;
+  const addresses = Object.values(os.networkInterfaces()).flatMap((list) => list ?? []);
+  const own = trace.address?.replace(/^::ffff:/, '') ?? trace.host.replace(/^\[|\]$/g, '');
+  if (/^127\./.test(own) || addresses.some(({ address }) => address === own)) return null;
+  const isConnected = trace.connect_ms !== null;
+  if (isConnected || !error) return 'answered';
+  return error instanceof ProbeFailure || unreachableCodes.has(codeOf(error)) ? 'unreachable' : 'answered';
+}

@@ -1,0 +1,272 @@
+// Alerts: opened by clients and by the service itself, acknowledged and resolved by operators.
+import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import { type AuthEnv, permit } from '../auth.ts';
+import type { Sql } from '../db.ts';
+import { Problem } from '../errors.ts';
+import { limits } from '../ingest/metrics.ts';
+import {
+  check,
+  cursorSchema,
+  endpoint,
+  jsonObjectSchema,
+  pageLimitSchema,
+  parseJson,
+  prose,
+  queryOf,
+  readBody,
+  responses,
+  text,
+  timestampSchema,
+  toCursor,
+} from '../request.ts';
+import { labelsSchema } from './metrics.ts';
+
+export const severities = ['critical', 'warning', 'info'] as const;
+const statuses = ['firing', 'acknowledged', 'resolved'] as const;
+export const severitySchema = z.enum(severities, `expected one of ${severities.join(', ')}`);
+
+const alertFields = {
+  id: z.uuid(),
+  name: z.string(),
+  description: z.string().nullable(),
+  severity: z.enum(severities),
+  status: z.enum(statuses),
+  source: z.enum(['api', 'service', 'worker']).openapi({
+    description: 'A client; the probes of a service; the worker, about itself',
+  }),
+  service_name: z.string().nullable(),
+  labels: z.record(z.string(), z.string()),
+  metadata: z.record(z.string(), z.unknown()),
+  started_at: z.iso.datetime(),
+  acknowledged_at: z.iso.datetime().nullable(),
+  resolved_at: z.iso.datetime().nullable(),
+  duration_seconds: z.number(),
+};
+const alertSchema = z.strictObject(alertFields).openapi('Alert');
+const alertDetailSchema = z
+  .strictObject({
+    ...alertFields,
+    events: z.array(
+      z.strictObject({
+        at: z.iso.datetime(),
+        event: z.string().openapi({
+          description:
+            'The status that it led to, or updated, flapping, stable, dependency_unhealthy, which change none',
+          example: 'acknowledged',
+        }),
+        from_status: z.string().nullable(),
+        to_status: z.string().nullable(),
+        actor: z.string().openapi({ description: 'Subject of the token, or worker' }),
+        note: z.string().nullable(),
+        details: z.record(z.string(), z.unknown()),
+      }),
+    ),
+    notifications: z.array(z.record(z.string(), z.unknown())),
+  })
+  .openapi('AlertDetail');
+const alertListSchema = z
+  .strictObject({
+    alerts: z.array(alertSchema),
+    summary: z
+      .strictObject({
+        critical: z.number().int(),
+        warning: z.number().int(),
+        info: z.number().int(),
+        firing: z.number().int(),
+        acknowledged: z.number().int(),
+        resolved: z.number().int(),
+      })
+      .openapi({ description: 'All that match, on this page or not' }),
+    next_cursor: z.string().nullable(),
+  })
+  .openapi('AlertList');
+
+const newAlertSchema = z
+  .strictObject({
+    name: text(255).openapi({ example: 'Backup failed' }),
+    severity: severitySchema,
+    description: prose(10_000).nullish(),
+    service_name: text(limits.serviceNameLength).nullish(),
+    labels: labelsSchema.optional(),
+    metadata: jsonObjectSchema.optional(),
+  })
+  .openapi('NewAlert');
+
+const listQuerySchema = z
+  .strictObject({
+    status: z.enum(statuses, `expected one of ${statuses.join(', ')}`).optional(),
+    severity: severitySchema.optional(),
+    service_name: text(limits.serviceNameLength).optional(),
+    start_time: timestampSchema.optional(),
+    end_time: timestampSchema.optional(),
+    q: text(255).optional(),
+    limit: pageLimitSchema,
+    cursor: cursorSchema.optional(),
+  })
+  .refine(({ start_time, end_time }) => !start_time || !end_time || start_time < end_time, {
+    path: ['end_time'],
+    message: 'must be after start_time',
+  });
+
+const transitionSchema = z.strictObject({ note: prose(10_000).nullish() }).openapi('AlertTransition');
+
+const tags = ['Alerts'];
+const security = [{ bearer: [] }];
+const idParams = z.object({ id: z.string().openapi({ format: 'uuid' }) });
+
+export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: number }) {
+  const router = new OpenAPIHono<AuthEnv>();
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'post',
+      path: '/alerts',
+      tags,
+      security,
+      summary: 'Open an alert',
+      description:
+        'While an alert with the same name, service_name and labels is open, that one is brought up to date instead: one ' +
+        'problem is one alert, however often it is reported.',
+      request: { body: { required: true, content: { 'application/json': { schema: newAlertSchema } } } },
+      responses: {
+        ...responses(201, 'The alert, firing', alertSchema, [400, 401, 403, 413, 415, 503]),
+        200: {
+          description: 'The alert that was open already',
+          content: { 'application/json': { schema: alertSchema } },
+        },
+      },
+    }),
+    permit('operate'),
+    async (c) => {
+      const alert = check(newAlertSchema, parseJson(c, await readBody(c, maxBodyBytes)));
+      const [row] = await sql<{ alert: z.infer<typeof alertSchema>; is_new: boolean }[]>`
+        select * from api.create_alert(
+          ${c.var.principal.orgId}, ${alert.name}, ${alert.severity}, ${alert.description ?? null}, ${alert.service_name ?? null},
+          ${JSON.stringify(alert.labels ?? {})}::text::jsonb, ${JSON.stringify(alert.metadata ?? {})}::text::jsonb,
+          ${c.var.principal.subject}
+        )`;
+      return c.json(row!.alert, row!.is_new ? 201 : 200);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/alerts',
+      tags,
+      security,
+      summary: 'List alerts, the newest first',
+      request: { query: listQuerySchema },
+      responses: responses(
+        200,
+        'Alerts that started in [start_time, end_time)',
+        alertListSchema,
+        [400, 401, 403, 503, 504],
+      ),
+    }),
+    permit('read'),
+    async (c) => {
+      const query = check(listQuerySchema, queryOf(c), 'query');
+      const [startedAt = null, id = null] = query.cursor ? query.cursor.split(' ') : [];
+      if (query.cursor && !(isUuid(id ?? '') && Number.isFinite(Date.parse(startedAt ?? ''))))
+        check(z.never('expected the next_cursor of an earlier answer'), query.cursor, 'query.cursor');
+      const [row] = await sql<
+        {
+          alerts: z.infer<typeof alertSchema>[];
+          summary: z.infer<typeof alertListSchema>['summary'];
+          next: string | null;
+        }[]
+      >`
+        select l.alerts, l.summary, replace(l.next_started_at::text, ' ', 'T') || ' ' || l.next_id as next
+        from api.list_alerts(
+          ${c.var.principal.orgId}, ${query.status ?? null}, ${query.severity ?? null}, ${query.service_name ?? null},
+          ${query.start_time ?? null}::text::timestamptz, ${query.end_time ?? null}::text::timestamptz, ${query.q ?? null},
+          ${startedAt}::text::timestamptz, ${id}::text::uuid, ${query.limit}
+        ) l`;
+      return c.json({
+        alerts: row!.alerts,
+        summary: row!.summary,
+        next_cursor: row!.next === null ? null : toCursor(row!.next),
+      } satisfies z.infer<typeof alertListSchema>);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/alerts/{id}',
+      tags,
+      security,
+      summary: 'An alert with its history',
+      request: { params: idParams },
+      responses: responses(200, 'The alert', alertDetailSchema, [400, 401, 403, 404, 503]),
+    }),
+    permit('read'),
+    async (c) => {
+      check(z.strictObject({}), queryOf(c), 'query');
+      const [row] = isUuid(c.req.param('id') ?? '')
+        ? await sql<{ alert: object; events: object[] }[]>`
+            select * from api.get_alert(${c.var.principal.orgId}, ${c.req.param('id')!}::text::uuid)`
+        : [];
+      if (!row) throw noAlert();
+      return c.json({ ...row.alert, events: row.events, notifications: [] });
+    },
+  );
+
+  for (const [verb, to, description] of [
+    ['acknowledge', 'acknowledged', 'Somebody is at it. 409 unless the alert is firing.'],
+    ['resolve', 'resolved', 'It is over. 409 when it is resolved already.'],
+  ] as const) {
+    endpoint(
+      router,
+      createRoute({
+        method: 'put',
+        path: `/alerts/{id}/${verb}`,
+        tags,
+        security,
+        summary: `${verb[0]!.toUpperCase()}${verb.slice(1)} an alert`,
+        description,
+        request: {
+          params: idParams,
+          body: { required: false, content: { 'application/json': { schema: transitionSchema } } },
+        },
+        responses: responses(
+          200,
+          'The alert as it is now',
+          alertSchema,
+          [400, 401, 403, 404, 409, 413, 415, 503],
+        ),
+      }),
+      permit('operate'),
+      (c: Context<AuthEnv>) => transition(c, to),
+    );
+  }
+
+  async function transition(c: Context<AuthEnv>, to: 'acknowledged' | 'resolved') {
+    const body = await readBody(c, maxBodyBytes);
+    const { note } = check(transitionSchema, body.length > 0 ? parseJson(c, body) : {});
+    const id = c.req.param('id') ?? '';
+    const [row] = isUuid(id)
+      ? await sql<{ alert: z.infer<typeof alertSchema> | null }[]>`
+          select api.change_alert(
+            ${c.var.principal.orgId}, ${id}::text::uuid, ${to}, ${c.var.principal.subject}, ${note ?? null}
+          ) as alert`
+      : [];
+    if (!row?.alert) throw noAlert();
+    return c.json(row.alert);
+  }
+
+  return router;
+}
+
+function isUuid(id: string): boolean {
+  return z.guid().safeParse(id).success;
+}
+
+function noAlert(): Problem {
+  return new Problem(404, 'not_found', 'There is no such alert.');
+}

@@ -1,0 +1,897 @@
+// Services: what is registered, how each is, and what its probes have found.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
+import type { Context } from 'hono';
+import { compile } from 'json-p3';
+import { type AuthEnv, permit } from '../auth.ts';
+import type { Sql } from '../db.ts';
+import { type EgressPolicy, egressObstacle } from '../egress.ts';
+import { invalid, Problem } from '../errors.ts';
+import {
+  check,
+  cursorSchema,
+  endpoint,
+  jsonSchema,
+  pageLimitSchema,
+  parseJson,
+  prose,
+  queryOf,
+  readBody,
+  responses,
+  text,
+  timestampSchema,
+  toCursor,
+} from '../request.ts';
+import { severities, severitySchema } from './alerts.ts';
+
+const kinds = ['http', 'tcp', 'heartbeat'] as const;
+const statuses = ['healthy', 'degraded', 'unhealthy', 'unknown'] as const;
+const methods = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
+
+const nameSchema = text(255).refine(
+  (name) => !['export', '.', '..'].includes(name),
+  'is a name that the API itself uses in its paths',
+);
+
+const integer = (min: number, max: number) => {
+  const expected = `expected a whole number from ${min} to ${max}`;
+  return z.number(expected).int(expected).min(min, expected).max(max, expected);
+};
+
+const endpointSchema = text(2048)
+  .superRefine((value, context) => {
+    const problem = endpointProblem(value);
+    if (problem) context.addIssue({ code: 'custom', message: problem });
+  })
+  .openapi({
+    example: 'http://auth:8001/health',
+    description: 'http://…, https://… or tcp://host:port',
+  });
+
+function endpointProblem(value: string): string | null {
+  const expected = 'expected a URL such as http://auth:8001/health, https://… or tcp://db:5432';
+  if (!URL.canParse(value)) return expected;
+  const url = new URL(value);
+  if (!url.hostname) return expected;
+  if (url.username || url.password)
+    return 'must not hold credentials: put them into headers, which viewers do not see';
+  if (url.protocol === 'http:' || url.protocol === 'https:') return null;
+  if (url.protocol !== 'tcp:') return expected;
+  return /^tcp:\/\/[^/?#@]+:[1-9]\d*\/?$/.test(value) ? null : 'expected tcp://host:port, and nothing more';
+}
+
+// What a client may not set is what makes the exchange one: its length, its end, its connection.
+const hopHeaders = /^(connection|content-length|expect|keep-alive|te|trailer|transfer-encoding|upgrade)$/i;
+const headersSchema = z
+  .custom<Record<string, string>>(
+    (value) => typeof value === 'object' && value !== null && !Array.isArray(value),
+    'expected an object of header names and values',
+  )
+  .superRefine((headers, context) => {
+    const add = (message: string, path: string[] = []) => context.addIssue({ code: 'custom', message, path });
+    if (Object.keys(headers).length > 32) add('must be at most 32');
+    for (const [name, value] of Object.entries(headers)) {
+      if (!/^[\w!#$%&'*+.^`|~-]{1,128}$/.test(name)) add('is not the name of a header', [name]);
+      else if (hopHeaders.test(name)) add('cannot be set', [name]);
+      if (typeof value !== 'string' || !/^[\t\x20-\x7e\x80-\xff]{0,4096}$/.test(value))
+        add('expected text of at most 4096 characters that a header can hold', [name]);
+    }
+  })
+  .openapi({
+    type: 'object',
+    additionalProperties: { type: 'string' },
+    description: 'Values are shown to operators and admins alone; others see ***',
+    example: { 'X-Api-Key': 'secret' },
+  });
+
+const expectedStatusSchema = z
+  .array(
+    z
+      .union([z.number().int().transform(String), z.string()], 'expected 204, "2xx" or "200-204"')
+      .refine((value) => {
+        const match = /^([1-5]xx|([1-5]\d\d)(?:-([1-5]\d\d))?)$/.exec(value);
+        return match !== null && (match[3] === undefined || match[2]! <= match[3]);
+      }, 'expected 204, "2xx" or "200-204"'),
+  )
+  .min(1, 'must not be empty')
+  .max(20, 'must be at most 20')
+  .openapi({ type: 'array', items: { type: 'string' }, example: ['2xx'] });
+
+const expectedBodySchema = z
+  .union([
+    z.strictObject({ contains: prose(10_000).min(1, 'must not be empty') }),
+    z.strictObject({
+      json_path: text(1000).superRefine((path, context) => {
+        const message = pathProblem(path);
+        if (message) context.addIssue({ code: 'custom', message });
+      }),
+      equals: jsonSchema.optional(),
+    }),
+  ])
+  .openapi({
+    description:
+      'What the answer holds: a text, or at an RFC 9535 JSONPath of one value any value, or the one in equals. Without it an ' +
+      'answer {"status": …} is understood: degraded (warn) and unhealthy (down, fail, error) are taken at their word.',
+    example: { json_path: '$.checks.db', equals: 'up' },
+  });
+
+// One value, so that no query can keep a worker busy.
+function pathProblem(path: string): string | null {
+  try {
+    return compile(path).singularQuery() ? null : 'expected a JSONPath of one value, such as $.checks.db';
+  } catch (error) {
+    return `is not a JSONPath: ${(error as Error).message}`;
+  }
+}
+
+const listOf = (item: z.ZodType<string>, max: number) =>
+  z
+    .array(item, 'expected a list')
+    .max(max, `must be at most ${max}`)
+    .transform((items) => [...new Set(items)]);
+
+const definitionFields = {
+  kind: z.enum(kinds, `expected one of ${kinds.join(', ')}`).openapi({
+    description: 'Follows from health_endpoint; heartbeat for a service that calls in by itself',
+  }),
+  health_endpoint: endpointSchema.nullable(),
+  description: prose(10_000).nullable(),
+  method: z.enum(methods, `expected one of ${methods.join(', ')}`),
+  headers: headersSchema,
+  request_body: prose(65_536).nullable(),
+  expected_status: expectedStatusSchema,
+  expected_body: expectedBodySchema.nullable(),
+  max_redirects: integer(0, 20),
+  tls_verify: z.boolean('expected true or false'),
+  tls_expiry_days: integer(0, 365).openapi({
+    description: 'Degraded when the certificate expires within so many days; 0: never',
+  }),
+  degraded_above_ms: integer(1, 60_000).nullable(),
+  check_interval_seconds: integer(5, 86_400),
+  timeout_seconds: z
+    .number('expected a number of seconds')
+    .min(0.1, 'must be from 0.1 to 60')
+    .max(60, 'must be from 0.1 to 60')
+    .openapi({
+      description:
+        'For the whole exchange; of a heartbeat, how much later than its interval it may come. At most check_interval_seconds',
+    }),
+  failure_threshold: integer(1, 100),
+  success_threshold: integer(1, 100),
+  alert_on_failure: z.boolean('expected true or false'),
+  alert_severity: severitySchema,
+  tags: listOf(text(100), 50).openapi({ type: 'array', items: { type: 'string' }, example: ['core'] }),
+  depends_on: listOf(text(255), 100).openapi({ type: 'array', items: { type: 'string' } }),
+  sla_target_percent: z
+    .number('expected a percentage below 100')
+    .gt(0, 'must be above 0')
+    .lt(100, 'must be below 100')
+    .nullable()
+    .openapi({ example: 99.9 }),
+};
+
+const changesSchema = z.strictObject(definitionFields).partial();
+
+/** kind and health_endpoint go together: what only one of them says follows for the other. */
+function completed<Changes extends z.infer<typeof changesSchema>>(
+  changes: Changes,
+  context: z.RefinementCtx,
+): Changes {
+  const { health_endpoint } = changes;
+  if (health_endpoint) {
+    const kind = health_endpoint.startsWith('tcp:') ? 'tcp' : 'http';
+    if (changes.kind && changes.kind !== kind) {
+      context.addIssue({
+        code: 'custom',
+        path: ['kind'],
+        message:
+          changes.kind === 'heartbeat'
+            ? 'a heartbeat has no health_endpoint'
+            : `does not fit health_endpoint, which makes it ${kind}`,
+      });
+    }
+    return { ...changes, kind };
+  }
+  if (changes.kind === 'heartbeat') return { ...changes, health_endpoint: null };
+  if (changes.kind || health_endpoint === null) {
+    context.addIssue({
+      code: 'custom',
+      path: ['health_endpoint'],
+      message: 'is required, unless kind is heartbeat',
+    });
+  }
+  return changes;
+}
+
+const registrationShape = changesSchema.extend({
+  service_name: nameSchema.openapi({ example: 'auth' }),
+});
+export const registrationSchema = registrationShape.transform(completed).openapi('ServiceRegistration');
+
+const patchSchema = changesSchema
+  .extend({
+    paused: z.boolean('expected true or false').optional().openapi({
+      description: 'For maintenance: not probed, and in neither uptime nor downtime',
+    }),
+    paused_until: timestampSchema.optional().openapi({
+      type: 'string',
+      format: 'date-time',
+      description: 'With paused: when it ends by itself',
+    }),
+  })
+  .refine(({ paused, paused_until }) => paused_until === undefined || paused === true, {
+    path: ['paused_until'],
+    message: 'goes with "paused": true',
+  })
+  .transform(completed)
+  .openapi('ServicePatch');
+
+const definitionAnswer = {
+  service_name: z.string(),
+  kind: z.enum(kinds),
+  health_endpoint: z.string().nullable(),
+  description: z.string().nullable(),
+  method: z.string(),
+  headers: z.record(z.string(), z.string()),
+  request_body: z.string().nullable(),
+  expected_status: z.array(z.string()),
+  expected_body: z.record(z.string(), z.unknown()).nullable(),
+  max_redirects: z.number().int(),
+  tls_verify: z.boolean(),
+  tls_expiry_days: z.number().int(),
+  degraded_above_ms: z.number().int().nullable(),
+  check_interval_seconds: z.number().int(),
+  timeout_seconds: z.number(),
+  failure_threshold: z.number().int(),
+  success_threshold: z.number().int(),
+  alert_on_failure: z.boolean(),
+  alert_severity: z.enum(severities),
+  tags: z.array(z.string()),
+  depends_on: z.array(z.string()),
+  sla_target_percent: z.number().nullable(),
+};
+const instant = z.iso.datetime().nullable();
+const serviceAnswer = {
+  ...definitionAnswer,
+  current_status: z.enum(statuses),
+  status_since: z.iso.datetime(),
+  reason: z.string().nullable().openapi({ description: 'What the last probe found wrong' }),
+  is_flapping: z.boolean().openapi({ description: 'Goes up and down too often to be paged for each time' }),
+  paused: z.boolean(),
+  paused_until: instant,
+  last_check: instant,
+  next_check: instant,
+  last_heartbeat: instant,
+  response_time_ms: z.number().nullable(),
+  status_code: z.number().int().nullable(),
+  tls_expires_at: instant,
+  consecutive_failures: z.number().int(),
+  consecutive_successes: z.number().int(),
+  created_at: z.iso.datetime(),
+  updated_at: z.iso.datetime(),
+};
+const serviceSchema = z.strictObject(serviceAnswer).openapi('Service');
+const uptimeSchema = z.strictObject({
+  uptime_percentage: z.number().nullable(),
+  checks: z.number().int(),
+  observed_seconds: z.number(),
+  down_seconds: z.number(),
+  avg_response_time_ms: z.number().nullable(),
+  max_response_time_ms: z.number().nullable(),
+});
+const serviceDetailSchema = z
+  .strictObject({
+    ...serviceAnswer,
+    dependencies: z.array(
+      z.strictObject({ service_name: z.string(), current_status: z.enum(statuses).nullable() }),
+    ),
+    uptime: z.strictObject({
+      '24h': uptimeSchema,
+      '7d': uptimeSchema,
+      '30d': uptimeSchema,
+      '90d': uptimeSchema,
+    }),
+    sla: z
+      .strictObject({
+        target_percent: z.number(),
+        period: z.literal('30d'),
+        uptime_percentage: z.number().nullable(),
+        is_met: z.boolean(),
+        error_budget_seconds: z.number(),
+        error_budget_remaining_seconds: z.number(),
+        error_budget_remaining_percent: z.number(),
+      })
+      .nullable(),
+  })
+  .openapi('ServiceDetail');
+const serviceListSchema = z
+  .strictObject({ services: z.array(serviceSchema), next_cursor: z.string().nullable() })
+  .openapi('ServiceList');
+const exportSchema = z
+  .strictObject({ services: z.array(z.strictObject(definitionAnswer)) })
+  .openapi('ServiceExport');
+const importSchema = z
+  .strictObject({
+    services: z
+      .array(registrationShape.transform(completed), 'expected a list')
+      .min(1, 'must not be empty')
+      .max(10_000, 'must be at most 10000'),
+  })
+  .superRefine(({ services }, context) => {
+    const seen = new Map<string, number>();
+    for (const [i, { service_name }] of services.entries()) {
+      const first = seen.get(service_name);
+      if (first !== undefined)
+        context.addIssue({
+          code: 'custom',
+          path: ['services', i, 'service_name'],
+          message: `is the same as services[${first}].service_name`,
+        });
+      else seen.set(service_name, i);
+    }
+  })
+  .openapi('ServiceImport');
+const importedSchema = z
+  .strictObject({
+    created: z.number().int(),
+    updated: z.number().int(),
+    unchanged: z.number().int(),
+  })
+  .openapi('ServicesImported');
+
+const resultSchema = z
+  .strictObject({
+    time: z.iso.datetime(),
+    slot: instant.openapi({
+      description: 'When it was due; null for one that was asked for, or a heartbeat',
+    }),
+    outcome: z.enum(['up', 'degraded', 'down', 'unknown']),
+    response_time_ms: z.number().nullable(),
+    dns_ms: z.number().nullable(),
+    connect_ms: z.number().nullable(),
+    tls_ms: z.number().nullable(),
+    first_byte_ms: z.number().nullable(),
+    status_code: z.number().int().nullable(),
+    reason: z.string().nullable(),
+    worker: z.string().nullable(),
+  })
+  .openapi('ProbeResult');
+const resultListSchema = z
+  .strictObject({ results: z.array(resultSchema), next_cursor: z.string().nullable() })
+  .openapi('ProbeResultList');
+const eventListSchema = z
+  .strictObject({
+    events: z.array(
+      z.strictObject({
+        time: z.iso.datetime(),
+        event: z.enum(['status', 'flapping', 'stable', 'paused', 'resumed']),
+        from_status: z.enum(statuses),
+        to_status: z.enum(statuses),
+        reason: z.string().nullable(),
+        actor: z.string(),
+      }),
+    ),
+    next_cursor: z.string().nullable(),
+  })
+  .openapi('ServiceEventList');
+const checkSchema = z
+  .strictObject({ service_name: z.string(), current_status: z.enum(statuses), result: resultSchema })
+  .openapi('ServiceCheck');
+const requestedSchema = z
+  .strictObject({ service_name: z.string(), requested_at: z.iso.datetime() })
+  .openapi('ServiceCheckRequested');
+
+const healthSchema = z
+  .strictObject({
+    services: z.record(
+      z.string(),
+      z.strictObject({
+        current_status: z.enum(statuses),
+        reason: z.string().nullable(),
+        last_check: instant,
+        response_time_ms: z.number().nullable(),
+        uptime_percentage: z.number().nullable().openapi({ description: 'Of the last 24 hours' }),
+        is_flapping: z.boolean(),
+        paused: z.boolean(),
+        history: z
+          .array(
+            z.strictObject({
+              time: z.iso.datetime(),
+              status: z.enum(['healthy', 'degraded', 'unhealthy']),
+              uptime_percentage: z.number().nullable(),
+              response_time_ms: z.number().nullable(),
+              checks: z.number().int(),
+            }),
+          )
+          .optional()
+          .openapi({ description: 'Hours that had probes, of the running one and the 23 before' }),
+      }),
+    ),
+    summary: z.strictObject({
+      total_services: z.number().int(),
+      healthy_services: z.number().int(),
+      degraded_services: z.number().int(),
+      unhealthy_services: z.number().int(),
+      unknown_services: z.number().int(),
+      avg_response_time_ms: z.number().nullable(),
+      uptime_percentage: z.number().nullable(),
+    }),
+  })
+  .openapi('ServicesHealth');
+
+const heartbeatSchema = z
+  .strictObject({
+    status: z
+      .enum(['healthy', 'degraded', 'unhealthy'], 'expected healthy, degraded or unhealthy')
+      .optional(),
+    message: text(500).optional(),
+  })
+  .openapi('Heartbeat');
+const heardSchema = z.strictObject({ recorded: z.literal(1) }).openapi('HeartbeatRecorded');
+
+const listQuerySchema = z.strictObject({
+  tag: text(100).optional(),
+  status: z.enum(statuses, `expected one of ${statuses.join(', ')}`).optional(),
+  q: text(255).optional(),
+  limit: pageLimitSchema,
+  cursor: cursorSchema.optional(),
+});
+const rangeQuerySchema = z
+  .strictObject({
+    start_time: timestampSchema.optional(),
+    end_time: timestampSchema.optional(),
+    limit: pageLimitSchema,
+    cursor: cursorSchema.optional(),
+  })
+  .refine(({ start_time, end_time }) => !start_time || !end_time || start_time < end_time, {
+    path: ['end_time'],
+    message: 'must be after start_time',
+  });
+const healthQuerySchema = z.strictObject({
+  history: z
+    .enum(['true', 'false'], 'expected true or false')
+    .default('true')
+    .transform((value) => value === 'true'),
+});
+
+interface ServiceRow {
+  definition: z.infer<z.ZodObject<typeof definitionAnswer>>;
+  state: Omit<z.infer<typeof serviceSchema>, keyof typeof definitionAnswer>;
+}
+
+export interface ServicesDependencies {
+  sql: Sql;
+  maxBodyBytes: number;
+  egress: EgressPolicy;
+}
+
+const tags = ['Services'];
+const security = [{ bearer: [] }];
+const nameParams = z.object({ name: z.string() });
+const pollMs = 50;
+
+export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencies) {
+  const router = new OpenAPIHono<AuthEnv>();
+
+  // Told here as well, since a probe's result is a late place to learn that an address will never be reached. A name's
+  // addresses are checked when they are connected to.
+  function checkEgress(endpoint: string | null | undefined, path: string) {
+    const host = endpoint ? new URL(endpoint).hostname.replace(/^\[|\]$/g, '') : '';
+    if (!/^[\d.]+$|:/.test(host)) return;
+    const obstacle = egressObstacle(host, egress);
+    if (obstacle) throw invalid([{ path, message: obstacle }]);
+  }
+
+  async function answer(c: Context<AuthEnv>, name: string) {
+    const [row] = await sql<
+      (ServiceRow & Pick<z.infer<typeof serviceDetailSchema>, 'dependencies' | 'uptime' | 'sla'>)[]
+    >`select * from api.get_service(${c.var.principal.orgId}, ${name})`;
+    if (!row) throw noService(name);
+    const { dependencies, uptime, sla } = row;
+    return { ...shown(c, row), dependencies, uptime, sla } satisfies z.infer<typeof serviceDetailSchema>;
+  }
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'post',
+      path: '/services/register',
+      tags,
+      security,
+      summary: 'Register a service, or change the one of that name',
+      description:
+        'Fields that are left out keep their value, and have their default in a new service: a service may register itself at each ' +
+        'start. The first probe comes at once.',
+      request: { body: { required: true, content: { 'application/json': { schema: registrationSchema } } } },
+      responses: {
+        ...responses(201, 'Registered', serviceDetailSchema, [400, 401, 403, 413, 415, 422, 503]),
+        200: {
+          description: 'It was registered already, and is now as asked for',
+          content: { 'application/json': { schema: serviceDetailSchema } },
+        },
+      },
+    }),
+    permit('operate'),
+    async (c) => {
+      const { service_name, ...definition } = check(
+        registrationSchema,
+        parseJson(c, await readBody(c, maxBodyBytes)),
+      );
+      checkEgress(definition.health_endpoint, 'health_endpoint');
+      const { orgId } = c.var.principal;
+      const [row] = await sql<{ outcome: string }[]>`
+        select api.put_service(${orgId}, ${service_name}, ${JSON.stringify(definition)}::text::jsonb) as outcome`;
+      return c.json(await answer(c, service_name), row!.outcome === 'created' ? 201 : 200);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/services',
+      tags,
+      security,
+      summary: 'List services by name',
+      request: { query: listQuerySchema },
+      responses: responses(200, 'Services', serviceListSchema, [400, 401, 403, 503]),
+    }),
+    permit('read'),
+    async (c) => {
+      const query = check(listQuerySchema, queryOf(c), 'query');
+      const rows = await sql<(ServiceRow & { name: string })[]>`
+        select * from api.list_services(
+          ${c.var.principal.orgId}, ${query.tag ?? null}, ${query.status ?? null}, ${query.q ?? null}, ${query.cursor ?? null},
+          ${query.limit + 1}
+        )`;
+      const page = rows.slice(0, query.limit);
+      return c.json({
+        services: page.map((row) => shown(c, row)),
+        next_cursor: rows.length > page.length ? toCursor(page.at(-1)!.name) : null,
+      } satisfies z.infer<typeof serviceListSchema>);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/services/export',
+      tags,
+      security,
+      summary: 'All definitions, as /services/import takes them',
+      responses: responses(
+        200,
+        'The definitions, secrets in headers among them',
+        exportSchema,
+        [400, 401, 403, 503],
+      ),
+    }),
+    permit('operate'),
+    async (c) => {
+      check(z.strictObject({}), queryOf(c), 'query');
+      const [row] = await sql<{ services: z.infer<typeof exportSchema>['services'] }[]>`
+        select api.export_services(${c.var.principal.orgId}) as services`;
+      return c.json({ services: row!.services } satisfies z.infer<typeof exportSchema>);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'post',
+      path: '/services/import',
+      tags,
+      security,
+      summary: 'Register many services, all or none',
+      description: 'As /services/register for each. Services that are not named stay as they are.',
+      request: { body: { required: true, content: { 'application/json': { schema: importSchema } } } },
+      responses: responses(200, 'How many', importedSchema, [400, 401, 403, 413, 415, 422, 503]),
+    }),
+    permit('operate'),
+    async (c) => {
+      const { services } = check(importSchema, parseJson(c, await readBody(c, maxBodyBytes)));
+      for (const [i, { health_endpoint }] of services.entries())
+        checkEgress(health_endpoint, `services[${i}].health_endpoint`);
+      const [row] = await sql<z.infer<typeof importedSchema>[]>`
+        select * from api.import_services(
+          ${c.var.principal.orgId}, ${JSON.stringify(services)}::text::jsonb
+        )`;
+      return c.json(row!);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/services/{name}',
+      tags,
+      security,
+      summary: 'A service: definition, state, dependencies, uptime, SLA',
+      request: { params: nameParams },
+      responses: responses(200, 'The service', serviceDetailSchema, [400, 401, 403, 404, 503]),
+    }),
+    permit('read'),
+    async (c) => {
+      check(z.strictObject({}), queryOf(c), 'query');
+      return c.json(await answer(c, nameOf(c)));
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'patch',
+      path: '/services/{name}',
+      tags,
+      security,
+      summary: 'Change, pause or resume a service',
+      request: {
+        params: nameParams,
+        body: { required: true, content: { 'application/json': { schema: patchSchema } } },
+      },
+      responses: responses(200, 'The service', serviceDetailSchema, [400, 401, 403, 404, 413, 415, 503]),
+    }),
+    permit('operate'),
+    async (c) => {
+      const { paused, paused_until, ...changes } = check(
+        patchSchema,
+        parseJson(c, await readBody(c, maxBodyBytes)),
+      );
+      checkEgress(changes.health_endpoint, 'health_endpoint');
+      const name = nameOf(c);
+      const { orgId, subject } = c.var.principal;
+      const [row] = await sql<{ is_found: boolean }[]>`
+        select api.patch_service(
+          ${orgId}, ${name}, ${JSON.stringify(changes)}::text::jsonb, ${paused ?? null}, ${paused_until ?? null}::text::timestamptz,
+          ${subject}
+        ) as is_found`;
+      if (!row!.is_found) throw noService(name);
+      return c.json(await answer(c, name));
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'delete',
+      path: '/services/{name}',
+      tags,
+      security,
+      summary: 'Delete a service',
+      description: 'Its open alert is resolved. Its metrics stay.',
+      request: { params: nameParams },
+      responses: responses(204, 'Deleted', null, [400, 401, 403, 404, 503]),
+    }),
+    permit('operate'),
+    async (c) => {
+      check(z.strictObject({}), queryOf(c), 'query');
+      const name = nameOf(c);
+      const [row] = await sql<{ is_found: boolean }[]>`
+        select api.delete_service(${c.var.principal.orgId}, ${name}, ${c.var.principal.subject}) as is_found`;
+      if (!row!.is_found) throw noService(name);
+      return c.body(null, 204);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'post',
+      path: '/services/{name}/check',
+      tags,
+      security,
+      summary: 'Probe a service now',
+      description:
+        'A worker probes it and the answer is what it found. It counts for the status as any probe; uptime is of the scheduled ones ' +
+        'alone. 202 when no worker has done it within the timeout and five seconds.',
+      request: { params: nameParams },
+      responses: {
+        ...responses(200, 'What was found', checkSchema, [400, 401, 403, 404, 409, 503]),
+        202: {
+          description: 'Requested, and not done yet: see /services/{name}/results',
+          content: { 'application/json': { schema: requestedSchema } },
+        },
+      },
+    }),
+    permit('operate'),
+    async (c) => {
+      check(z.strictObject({}), queryOf(c), 'query');
+      const name = nameOf(c);
+      const { orgId } = c.var.principal;
+      const [requested] = await sql<{ requested_at: string; timeout_seconds: number }[]>`
+        select requested_at::text, timeout_seconds from api.request_check(${orgId}, ${name})`;
+      if (!requested) throw noService(name);
+      const deadline = Date.now() + Math.min(25, requested.timeout_seconds + 5) * 1000;
+      do {
+        await sleep(pollMs);
+        const [row] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
+          select r.*, r.time::text as cursor from api.get_check(${orgId}, ${name}, ${requested.requested_at}::text::timestamptz) r`;
+        if (row) {
+          const { current_status, ...result } = row;
+          return c.json({ service_name: name, current_status, result: shownResult(result) } satisfies z.infer<
+            typeof checkSchema
+          >);
+        }
+      } while (Date.now() < deadline && !c.req.raw.signal.aborted);
+      return c.json(
+        {
+          service_name: name,
+          requested_at: new Date(requested.requested_at).toISOString(),
+        } satisfies z.infer<typeof requestedSchema>,
+        202,
+      );
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/services/{name}/results',
+      tags,
+      security,
+      summary: 'What the probes of a service found, the newest first',
+      description: 'Of [start_time, end_time); without start_time as far back as results are kept.',
+      request: { params: nameParams, query: rangeQuerySchema },
+      responses: responses(200, 'Results', resultListSchema, [400, 401, 403, 404, 503, 504]),
+    }),
+    permit('read'),
+    async (c) => {
+      const [name, start, end, limit] = await range(c);
+      const rows = await sql<ResultRow[]>`
+        select r.*, r.time::text as cursor
+        from api.list_results(
+          ${c.var.principal.orgId}, ${name}, ${start}::text::timestamptz, ${end}::text::timestamptz, ${limit + 1}
+        ) r`;
+      const [page, next_cursor] = pageOf(rows, limit);
+      return c.json({ results: page.map(shownResult), next_cursor } satisfies z.infer<
+        typeof resultListSchema
+      >);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/services/{name}/events',
+      tags,
+      security,
+      summary: 'The changes of a service, the newest first',
+      description:
+        'Each change of its status, pauses, and when it began and ceased to flap, of [start_time, end_time).',
+      request: { params: nameParams, query: rangeQuerySchema },
+      responses: responses(200, 'Events', eventListSchema, [400, 401, 403, 404, 503, 504]),
+    }),
+    permit('read'),
+    async (c) => {
+      const [name, start, end, limit] = await range(c);
+      const rows = await sql<
+        (Omit<z.infer<typeof eventListSchema>['events'][number], 'time'> & { time: Date; cursor: string })[]
+      >`
+        select e.*, e.time::text as cursor
+        from api.list_service_events(
+          ${c.var.principal.orgId}, ${name}, ${start}::text::timestamptz, ${end}::text::timestamptz, ${limit + 1}
+        ) e`;
+      const [page, next_cursor] = pageOf(rows, limit);
+      return c.json({
+        events: page.map(({ cursor, time, ...event }) => ({ time: time.toISOString(), ...event })),
+        next_cursor,
+      } satisfies z.infer<typeof eventListSchema>);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/health/services',
+      tags,
+      security,
+      summary: 'How every service is, with the last 24 hours',
+      request: {
+        query: z.object({
+          history: z
+            .enum(['true', 'false'])
+            .default('true')
+            .openapi({ description: 'false leaves history out' }),
+        }),
+      },
+      responses: responses(200, 'Services by name', healthSchema, [400, 401, 403, 503, 504]),
+    }),
+    permit('read'),
+    async (c) => {
+      const { history } = check(healthQuerySchema, queryOf(c), 'query');
+      const [row] = await sql<{ answer: string }[]>`
+        select api.get_services_health(${c.var.principal.orgId}, ${history}) as answer`;
+      return c.body(row!.answer, 200, { 'Content-Type': 'application/json' });
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'post',
+      path: '/heartbeat/{name}',
+      tags,
+      security,
+      summary: 'A heartbeat service calls in',
+      description:
+        'Without a body it is healthy. It is down when no heartbeat has come for check_interval_seconds and timeout_seconds together.',
+      request: {
+        params: nameParams,
+        body: { required: false, content: { 'application/json': { schema: heartbeatSchema } } },
+      },
+      responses: responses(201, 'Heard', heardSchema, [400, 401, 403, 404, 409, 413, 415, 503]),
+    }),
+    permit('ingest'),
+    async (c) => {
+      const body = await readBody(c, maxBodyBytes);
+      const { status = 'healthy', message } = check(
+        heartbeatSchema,
+        body.length > 0 ? parseJson(c, body) : {},
+      );
+      const name = nameOf(c);
+      const outcome = { healthy: 'up', degraded: 'degraded', unhealthy: 'down' }[status];
+      const reason = message ?? (status === 'healthy' ? null : `it says that it is ${status}`);
+      const [row] = await sql<{ is_found: boolean }[]>`
+        select api.record_heartbeat(
+          ${c.var.principal.orgId}, ${name}, ${outcome}, ${reason}, ${c.var.principal.subject}
+        ) as is_found`;
+      if (!row!.is_found) throw noService(name);
+      return c.json({ recorded: 1 } satisfies z.infer<typeof heardSchema>, 201);
+    },
+  );
+
+  // Of a list that belongs to a service: its name, and what to ask for.
+  async function range(c: Context<AuthEnv>): Promise<[string, string, string, number]> {
+    const query = check(rangeQuerySchema, queryOf(c), 'query');
+    if (query.cursor !== undefined && Number.isNaN(Date.parse(query.cursor)))
+      throw invalid([{ path: 'query.cursor', message: 'expected the next_cursor of an earlier answer' }]);
+    const name = nameOf(c);
+    const [row] = await sql<{ is_found: boolean }[]>`
+      select api.has_service(${c.var.principal.orgId}, ${name}) as is_found`;
+    if (!row!.is_found) throw noService(name);
+    return [name, query.start_time ?? '-infinity', query.cursor ?? query.end_time ?? 'infinity', query.limit];
+  }
+
+  return router;
+}
+
+interface ResultRow extends Omit<z.infer<typeof resultSchema>, 'time' | 'slot'> {
+  time: Date;
+  slot: Date | null;
+  /** The time as text, to the microsecond. */
+  cursor: string;
+}
+
+function shownResult({ cursor, time, slot, ...result }: ResultRow): z.infer<typeof resultSchema> {
+  return { time: time.toISOString(), slot: slot?.toISOString() ?? null, ...result };
+}
+
+// Rows of one time are never parted, so that the next page can begin before it: the query answers with ties.
+function pageOf<Row extends { cursor: string }>(rows: Row[], limit: number): [Row[], string | null] {
+  if (rows.length <= limit) return [rows, null];
+  const last = rows[limit - 1]!.cursor;
+  const page = rows.filter((row, i) => i < limit || row.cursor === last);
+  return [page, page.length < rows.length ? toCursor(last) : null];
+}
+
+/** A service as the caller may see it. */
+function shown(c: Context<AuthEnv>, { definition, state }: ServiceRow): z.infer<typeof serviceSchema> {
+  const headers = c.var.principal.permissions.has('operate')
+    ? definition.headers
+    : Object.fromEntries(Object.keys(definition.headers).map((name) => [name, '***']));
+  return { ...definition, headers, ...state };
+}
+
+function nameOf(c: Context<AuthEnv>): string {
+  const name = c.req.param('name') ?? '';
+  return check(text(255), name, 'name');
+}
+
+function noService(name: string): Problem {
+  return new Problem(404, 'not_found', `There is no service ${JSON.stringify(name)}.`);
+}

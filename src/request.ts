@@ -137,6 +137,11 @@ export const cursorSchema = z
   })
   .openapi({ type: 'string' });
 
+/** Whether a cursor's text is an instant. */
+export function isTimestamp(text: string): boolean {
+  return !Number.isNaN(parseTimestamp(text));
+}
+
 export function toCursor(text: string): string {
   return Buffer.from(text).toString('base64url');
 }

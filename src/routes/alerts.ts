@@ -3,12 +3,13 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
-import { Problem } from '../errors.ts';
+import { invalid, Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
 import {
   check,
   cursorSchema,
   endpoint,
+  isTimestamp,
   jsonObjectSchema,
   pageLimitSchema,
   parseJson,
@@ -170,9 +171,9 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
-      const [startedAt = null, id = null] = query.cursor ? query.cursor.split(' ') : [];
-      if (query.cursor && !(isUuid(id ?? '') && Number.isFinite(Date.parse(startedAt ?? ''))))
-        check(z.never('expected the next_cursor of an earlier answer'), query.cursor, 'query.cursor');
+      const [startedAt = null, id = null] = query.cursor?.split(' ') ?? [];
+      if (query.cursor !== undefined && !(isUuid(id ?? '') && isTimestamp(startedAt ?? '')))
+        throw invalid([{ path: 'query.cursor', message: 'expected the next_cursor of an earlier answer' }]);
       const [row] = await sql<
         {
           alerts: z.infer<typeof alertSchema>[];
@@ -180,7 +181,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
           next: string | null;
         }[]
       >`
-        select l.alerts, l.summary, replace(l.next_started_at::text, ' ', 'T') || ' ' || l.next_id as next
+        select l.alerts, l.summary, to_char(l.next_started_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || ' ' || l.next_id as next
         from api.list_alerts(
           ${c.var.principal.orgId}, ${query.status ?? null}, ${query.severity ?? null}, ${query.service_name ?? null},
           ${query.start_time ?? null}::text::timestamptz, ${query.end_time ?? null}::text::timestamptz, ${query.q ?? null},

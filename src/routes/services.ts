@@ -11,6 +11,7 @@ import {
   check,
   cursorSchema,
   endpoint,
+  isTimestamp,
   jsonSchema,
   pageLimitSchema,
   parseJson,
@@ -469,6 +470,8 @@ const tags = ['Services'];
 const security = [{ bearer: [] }];
 const nameParams = z.object({ name: z.string() });
 const pollMs = 50;
+/** Of an instant (sessions are in UTC), to the microsecond. */
+const cursorFormat = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"';
 
 export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
@@ -707,7 +710,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       do {
         await sleep(pollMs);
         const [row] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
-          select r.*, r.time::text as cursor from api.get_check(${orgId}, ${name}, ${requested.requested_at}::text::timestamptz) r`;
+          select r.*, to_char(r.time, ${cursorFormat}) as cursor from api.get_check(${orgId}, ${name}, ${requested.requested_at}::text::timestamptz) r`;
         if (row) {
           const { current_status, ...result } = row;
           return c.json({ service_name: name, current_status, result: shownResult(result) } satisfies z.infer<
@@ -741,7 +744,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
     async (c) => {
       const [name, start, end, limit] = await range(c);
       const rows = await sql<ResultRow[]>`
-        select r.*, r.time::text as cursor
+        select r.*, to_char(r.time, ${cursorFormat}) as cursor
         from api.list_results(
           ${c.var.principal.orgId}, ${name}, ${start}::text::timestamptz, ${end}::text::timestamptz, ${limit + 1}
         ) r`;
@@ -771,7 +774,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       const rows = await sql<
         (Omit<z.infer<typeof eventListSchema>['events'][number], 'time'> & { time: Date; cursor: string })[]
       >`
-        select e.*, e.time::text as cursor
+        select e.*, to_char(e.time, ${cursorFormat}) as cursor
         from api.list_service_events(
           ${c.var.principal.orgId}, ${name}, ${start}::text::timestamptz, ${end}::text::timestamptz, ${limit + 1}
         ) e`;
@@ -848,7 +851,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
   // Of a list that belongs to a service: its name, and what to ask for.
   async function range(c: Context<AuthEnv>): Promise<[string, string, string, number]> {
     const query = check(rangeQuerySchema, queryOf(c), 'query');
-    if (query.cursor !== undefined && Number.isNaN(Date.parse(query.cursor)))
+    if (query.cursor !== undefined && !isTimestamp(query.cursor))
       throw invalid([{ path: 'query.cursor', message: 'expected the next_cursor of an earlier answer' }]);
     const name = nameOf(c);
     const [row] = await sql<{ is_found: boolean }[]>`
@@ -863,7 +866,6 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
 interface ResultRow extends Omit<z.infer<typeof resultSchema>, 'time' | 'slot'> {
   time: Date;
   slot: Date | null;
-  /** The time as text, to the microsecond. */
   cursor: string;
 }
 

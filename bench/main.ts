@@ -7,6 +7,7 @@ import { benchAnalytics, benchHistory, hosts, newHistory, storeHistory } from '.
 import { benchCopy, benchIngest, ownIngest } from './ingest.ts';
 import { logComparison, type Row } from './load.ts';
 import { benchPeers } from './peers.ts';
+import { benchFleet, benchHealth } from './probes.ts';
 import { benchQuery, dayTicks, newDay, ownQuery, storeDay } from './query.ts';
 
 const { values: options } = parseArgs({
@@ -19,10 +20,20 @@ const { values: options } = parseArgs({
 });
 const seconds = Number(options.seconds);
 const day = newDay(Number(options.samples ?? 20_000_000));
-if (!(seconds > 0 && day.series > 0 && ['ingest', 'query', 'history', undefined].includes(options.only)))
-  throw new Error('usage: [--only ingest|query|history] [--seconds S] [--samples N] [--peers]');
+if (
+  !(
+    seconds > 0 &&
+    day.series > 0 &&
+    ['ingest', 'query', 'history', 'probes', undefined].includes(options.only)
+  )
+)
+  throw new Error('usage: [--only ingest|query|history|probes] [--seconds S] [--samples N] [--peers]');
 if (options.only === 'history') {
   await runHistory();
+  process.exit();
+}
+if (options.only === 'probes') {
+  await runProbes();
   process.exit();
 }
 
@@ -106,4 +117,17 @@ async function runHistory() {
     benchHistory(query, await storeHistory(history), false),
   );
   logComparison('History side by side (queries/s, ms)', rows, peers);
+}
+
+async function runProbes() {
+  const server = await createTemplate((await findServer(console.log)).url);
+  try {
+    console.log(`\nHealth of 1000 services (${server.edition} edition)`);
+    await benchHealth(await cloneDatabase(server), await signToken());
+    const fleetSeconds = options.seconds === '5' ? 300 : seconds;
+    console.log(`\n1000 services each 10 s, for ${fleetSeconds} s (${server.edition} edition)`);
+    await benchFleet(await cloneDatabase(server), fleetSeconds);
+  } finally {
+    await dropDatabases(server);
+  }
 }

@@ -25,7 +25,7 @@ export function liftosServices(host: string) {
 }
 
 /** This service, as a worker reaches it: at SELF_HEALTH_URL, or on the worker's own machine. */
-export function self({ selfHealthUrl, host }: Config, port: number) {
+export function self({ selfHealthUrl, host }: Partial<Config>, port: number) {
   const address =
     !host || ['0.0.0.0', '::'].includes(host) ? 'localhost' : host.includes(':') ? `[${host}]` : host;
   return {

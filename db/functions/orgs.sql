@@ -169,12 +169,42 @@ begin
     bytes_per_sample := bytes::float8 / nullif(sample_count, 0);
     return next;
   end loop;
+
+  sample_count := 0;
+  bytes_per_sample := null;
+  for _table in select * from lib.kept_tables() k where k.parent = 'service' loop
+    table_name := (select c.relname from pg_catalog.pg_class c where c.oid = _table.relation);
+    execute format(
+      'select count(*), min(%1$I), max(%1$I) from %2$s where service_id = any (array(select id from obs.service where org_id = $1))',
+      _table.time_column, _table.relation
+    ) into row_count, oldest, newest using _org_id;
+    bytes := public.hypertable_size(_table.relation)::numeric * row_count
+      / greatest(public.approximate_row_count(_table.relation), row_count, 1);
+    return next;
+  end loop;
 end
 $$;
 comment on function api.get_storage is
-  'What an org takes up, a row for the raw samples and for each tier: rows, bytes with indexes (the table''s, by the org''s share of '
+  'What an org takes up, a row for the raw samples, for each tier, and for what there is of its services: rows, bytes with indexes (the table''s, by the org''s share of '
   'its rows as the planner counts them), the samples that the rows stand for, bytes for each of those, times of the oldest '
   'and newest row. A tier is counted as far as it is rolled up.';
+
+create function lib.kept_tables()
+returns table (relation regclass, parent text, time_column text)
+language sql
+stable
+as $$
+  select 'obs.sample'::regclass, 'series', 'time'
+  union all
+  select obs.tier_table(t.name), 'series', 'bucket' from obs.tier t
+  union all
+  select t.name::regclass, 'service', t.time_column
+  from (values
+    ('obs.probe_result', 'time'), ('obs.service_event', 'time'), ('obs.probe_1h', 'bucket'), ('obs.probe_1d', 'bucket')
+  ) as t (name, time_column)
+$$;
+comment on function lib.kept_tables is
+  'The hypertables that hold what an org recorded, each by way of its series or its services, for a retention of the org''s own.';
 
 create function job.delete_expired(_now timestamptz default now())
 returns bigint
@@ -185,11 +215,9 @@ set search_path = ''
 as $$
 declare
   _org record;
-  _series_ids int[];
   _oldest timestamptz;
   _until timestamptz;
-  _relation regclass;
-  _time_column text;
+  _table record;
   _n bigint;
   _deleted bigint := 0;
 begin
@@ -207,23 +235,18 @@ begin
   end if;
   select min(c.range_start) into _oldest
   from timescaledb_information.chunks c
-  where format('%I.%I', c.hypertable_schema, c.hypertable_name)::regclass in (
-    select 'obs.sample'::regclass union all select obs.tier_table(t.name) from obs.tier t
-  );
+  where format('%I.%I', c.hypertable_schema, c.hypertable_name)::regclass in (select k.relation from lib.kept_tables() k);
   _until := least(_org.kept_from, greatest(_org.deleted_before, _oldest) + interval '7 days');
 
   -- Samples in the columnstore have to be taken out of it to be deleted, by default 100,000 at the most.
   if current_setting('timescaledb.license') = 'timescale' then
     perform set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
   end if;
-  select array_agg(s.id) into _series_ids from obs.series s where s.org_id = _org.id;
-  for _relation, _time_column in
-    select 'obs.sample'::regclass, 'time'
-    union all
-    select obs.tier_table(t.name), 'bucket' from obs.tier t
-  loop
-    execute format('delete from %s where series_id = any ($1) and %I < $2', _relation, _time_column)
-      using _series_ids, _until;
+  for _table in select * from lib.kept_tables() loop
+    execute format(
+      'delete from %s where %I = any (array(select id from obs.%I where org_id = $1)) and %I < $2',
+      _table.relation, _table.parent || '_id', _table.parent, _table.time_column
+    ) using _org.id, _until;
     get diagnostics _n = row_count;
     _deleted := _deleted + _n;
   end loop;
@@ -232,5 +255,5 @@ begin
 end
 $$;
 comment on function job.delete_expired is
-  'Deletes what an org with a retention of its own keeps no longer from samples and tiers, whole days (UTC), a week of one org at '
+  'Deletes what an org with a retention of its own keeps no longer from lib.kept_tables, whole days (UTC), a week of one org at '
   'a call: to be called until it returns null. Returns the number of rows. A bucket that began before is deleted with them.';

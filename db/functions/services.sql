@@ -252,7 +252,7 @@ returns float8
 language sql
 immutable
 as $$
-  select round((100 * (1 - _down_seconds / nullif(_observed_seconds, 0)))::numeric, 4)::float8
+  select round(1e6 * (1 - _down_seconds / nullif(_observed_seconds, 0))) / 1e4
 $$;
 comment on function lib.uptime_percentage is
   'Share of the observed time that a service was up, in percent; null where nothing was observed. Time without probes (paused, no '
@@ -733,65 +733,71 @@ set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
-  _from constant timestamptz := greatest(
-    public.time_bucket(interval '1 hour', _now) - interval '23 hours', lib.org_kept_from(_org_id)
-  );
+  _from timestamptz;
+  _service_ids int[];
+  -- How the entry of each hour of the day begins: 24 texts instead of one for every service.
+  _heads text[];
 begin
   perform set_config('obs.org_id', _org_id::text, true);
+  _from := greatest(public.time_bucket(interval '1 hour', _now) - interval '23 hours', lib.org_kept_from(_org_id));
+  _service_ids := array(select s.id from obs.service s where s.org_id = _org_id);
+  _heads := array(
+    select format('{"time":"%s","status":"', lib.rfc3339(h))
+    from generate_series(_from, _from + interval '23 hours', interval '1 hour') as h
+    order by date_part('hour', h at time zone 'UTC')
+  );
   return (
-    with service as materialized (
-      select s.id, s.name, t.*
-      from obs.service s
-      join obs.service_state t on t.service_id = s.id
-      where s.org_id = _org_id
-    ),
-    -- The last day's buckets of everyone are read in one go: there are few of other orgs' among them, or few in all.
-    bucket as (
-      select p.*
-      from obs.probe_1h p
-      where p.bucket >= _from and p.service_id in (select s.id from service s)
-    ),
-    day as materialized (
-      select b.service_id,
-        sum(b.observed_seconds) as observed_seconds,
-        sum(b.down_seconds) as down_seconds,
+    with day as materialized (
+      select p.service_id,
+        sum(p.observed_seconds) as observed_seconds,
+        sum(p.down_seconds) as down_seconds,
         case when _has_history then string_agg(
-          '{"time":"' || lib.rfc3339(b.bucket)
-            || '","status":"' || case
-              when b.up_count + b.degraded_count = 0 then 'unhealthy'
-              when b.down_count + b.degraded_count = 0 then 'healthy'
+          _heads[1 + date_part('hour', p.bucket at time zone 'UTC')::int]
+            || case
+              when p.down_count + p.degraded_count = 0 then 'healthy'
+              when p.up_count + p.degraded_count = 0 then 'unhealthy'
               else 'degraded'
             end
-            || '","uptime_percentage":' || lib.uptime_percentage(b.observed_seconds, b.down_seconds)
-            || ',"response_time_ms":' || coalesce(round((b.response_time_sum_ms / nullif(b.up_count + b.degraded_count, 0))::numeric, 1)::text, 'null')
-            || ',"checks":' || b.up_count + b.degraded_count + b.down_count || '}',
-          ',' order by b.bucket
+            || '","uptime_percentage":' || lib.uptime_percentage(p.observed_seconds, p.down_seconds)
+            || ',"response_time_ms":'
+            || coalesce((round(10 * p.response_time_sum_ms / nullif(p.up_count + p.degraded_count, 0)) / 10)::text, 'null')
+            || ',"checks":' || p.up_count + p.degraded_count + p.down_count || '}',
+          ',' order by p.bucket
         ) end as history
-      from bucket b
-      group by b.service_id
+      from obs.probe_1h p
+      where p.bucket >= _from and p.bucket < _from + interval '24 hours' and p.service_id = any (_service_ids)
+      group by p.service_id
     )
-    select
-      '{"services":{' || coalesce(string_agg(
-        to_json(s.name)::text || ':{"current_status":"' || s.status
-          || '","reason":' || coalesce(to_json(s.reason)::text, 'null')
-          || ',"last_check":' || coalesce('"' || lib.rfc3339(s.last_check_at) || '"', 'null')
-          || ',"response_time_ms":' || coalesce(s.response_time_ms::text, 'null')
-          || ',"uptime_percentage":' || coalesce(lib.uptime_percentage(d.observed_seconds, d.down_seconds)::text, 'null')
-          || ',"is_flapping":' || s.is_flapping || ',"paused":' || s.is_paused
-          || case when _has_history then ',"history":[' || coalesce(d.history, '') || ']' else '' end
-          || '}',
+    -- concat, since each || would copy what may be megabytes.
+    select concat(
+      '{"services":{',
+      string_agg(
+        concat(
+          to_json(s.name), ':{"current_status":"', t.status,
+          '","reason":', coalesce(to_json(t.reason)::text, 'null'),
+          ',"last_check":', coalesce('"' || lib.rfc3339(t.last_check_at) || '"', 'null'),
+          ',"response_time_ms":', lib.json_number(t.response_time_ms),
+          ',"uptime_percentage":', lib.json_number(lib.uptime_percentage(d.observed_seconds, d.down_seconds)),
+          ',"is_flapping":', t.is_flapping::text, ',"paused":', t.is_paused::text,
+          case when _has_history then ',"history":[' end, d.history, case when _has_history then ']' end,
+          '}'
+        ),
         ',' order by s.name
-      ), '')
-      || '},"summary":{"total_services":' || count(*)
-      || ',"healthy_services":' || count(*) filter (where s.status = 'healthy')
-      || ',"degraded_services":' || count(*) filter (where s.status = 'degraded')
-      || ',"unhealthy_services":' || count(*) filter (where s.status = 'unhealthy')
-      || ',"unknown_services":' || count(*) filter (where s.status = 'unknown')
-      || ',"avg_response_time_ms":' || coalesce(round(avg(s.response_time_ms) filter (where s.status in ('healthy', 'degraded'))::numeric, 3)::text, 'null')
-      || ',"uptime_percentage":' || coalesce(lib.uptime_percentage(sum(d.observed_seconds), sum(d.down_seconds))::text, 'null')
-      || '}}'
-    from service s
-    left join day d on d.service_id = s.service_id
+      ),
+      '},"summary":{"total_services":', count(*),
+      ',"healthy_services":', count(*) filter (where t.status = 'healthy'),
+      ',"degraded_services":', count(*) filter (where t.status = 'degraded'),
+      ',"unhealthy_services":', count(*) filter (where t.status = 'unhealthy'),
+      ',"unknown_services":', count(*) filter (where t.status = 'unknown'),
+      ',"avg_response_time_ms":',
+      lib.json_number(round(1000 * avg(t.response_time_ms) filter (where t.status in ('healthy', 'degraded'))) / 1000),
+      ',"uptime_percentage":', lib.json_number(lib.uptime_percentage(sum(d.observed_seconds), sum(d.down_seconds))),
+      '}}'
+    )
+    from obs.service s
+    join obs.service_state t on t.service_id = s.id
+    left join day d on d.service_id = s.id
+    where s.org_id = _org_id
   );
 end
 $$;

@@ -116,7 +116,7 @@ export function orgRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: numbe
       security,
       summary: 'What the org takes up',
       description:
-        'Raw samples and each tier as far as it is rolled up. Counts rows: it can take seconds for many millions.',
+        'Raw samples, each tier as far as it is rolled up, probe results and what follows from them. Counts rows: it can take seconds for many millions.',
       responses: responses(200, 'A table each', storageSchema, [400, 401, 403, 503, 504]),
     }),
     permit('administer'),

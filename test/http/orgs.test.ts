@@ -63,7 +63,10 @@ test('an org knows itself', async () => {
 describe('storage', () => {
   test('rows, samples and times of each table are the org’s own', async () => {
     const { body } = await api.call('GET', '/api/v1/org/storage', { token: short });
-    expect(body.tables.map(({ table }: { table: string }) => table)).toEqual(tables);
+    expect(body.tables.map(({ table }: { table: string }) => table)).toEqual([
+      ...tables,
+      ...['probe_result', 'service_event', 'probe_1h', 'probe_1d'],
+    ]);
     const of = (name: string) => body.tables.find(({ table }: { table: string }) => table === name);
     expect(of('sample')).toMatchObject({
       rows: 480,
@@ -82,7 +85,8 @@ describe('storage', () => {
     expect([of('sample_1d').rows, of('sample_1d').samples]).toEqual(
       of('sample_1d').rows === 40 ? [40, 480] : [38, 456],
     );
-    expect(body.tables.every((table: { bytes: number }) => table.bytes > 0)).toBe(true);
+    // It has no services.
+    for (const { table, bytes } of body.tables) expect(bytes > 0, table).toBe(tables.includes(table));
     expect(of('sample').bytes_per_sample).toBeCloseTo(of('sample').bytes / 480, 9);
     expect(body.bytes).toBe(
       body.tables.reduce((sum: number, { bytes }: { bytes: number }) => sum + bytes, 0),
@@ -209,6 +213,44 @@ describe('a retention of its own', () => {
     await api.call('PATCH', '/api/v1/org', { token, body: { retention_days: 2 } });
     expect(await deleteExpired()).toBe(n);
     expect(await api.sql`select from obs.sample where series_id = (${series})`).toHaveLength(1);
+  });
+
+  test('hides and deletes what is known of services too', async () => {
+    const token = await signToken({ org_id: 'probed' });
+    const body = { service_name: 'old', kind: 'heartbeat' };
+    await api.call('POST', '/api/v1/services/register', { token, body });
+    const [service] = await api.sql<{ id: number }[]>`
+      select s.id from obs.service s join obs.org o on o.id = s.org_id where o.external_id = 'probed'`;
+    for (const days of [0, 1, 5, 10, 20]) {
+      const time = new Date(Date.now() - days * day);
+      await api.sql`insert into obs.probe_result (time, service_id, outcome) values (${time}, ${service!.id}, 'up')`;
+      await api.sql`
+        insert into obs.service_event (time, service_id, event, from_status, to_status, actor)
+        values (${time}, ${service!.id}, 'status', 'unknown', 'healthy', 'worker')`;
+      for (const [table, width] of [
+        ['probe_1h', '1 hour'],
+        ['probe_1d', '1 day'],
+      ] as const)
+        await api.sql`
+          insert into ${api.sql(`obs.${table}`)}
+          values (time_bucket(${width}::interval, ${time}::timestamptz), ${service!.id}, 1, 0, 0, 30, 0, 5, 5)`;
+    }
+    const shown = async () => {
+      const list = async (what: string) =>
+        (await api.call('GET', `/api/v1/services/old/${what}`, { token })).body[what].length;
+      const { uptime } = (await api.call('GET', '/api/v1/services/old', { token })).body;
+      return [await list('results'), await list('events'), uptime['7d'].checks, uptime['90d'].checks];
+    };
+    expect(await shown()).toEqual([5, 5, 3, 5]);
+    await api.call('PATCH', '/api/v1/org', { token, body: { retention_days: 3 } });
+    expect(await shown()).toEqual([2, 2, 2, 2]);
+    expect(await deleteExpired()).toBe(12);
+    expect(await shown()).toEqual([2, 2, 2, 2]);
+    const { tables: stored } = (await api.call('GET', '/api/v1/org/storage', { token })).body;
+    const rows = Object.fromEntries(
+      stored.map(({ table, rows }: { table: string; rows: number }) => [table, rows]),
+    );
+    expect(rows).toMatchObject({ probe_result: 2, service_event: 2, probe_1h: 2, probe_1d: 2 });
   });
 
   test.each([

@@ -2,11 +2,20 @@
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { promisify } from 'node:util';
-import { expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { registerServices, self } from '../../src/liftos.ts';
 import { useApi } from '../support/api.ts';
-import { signToken } from '../support/process.ts';
+import { type Service, signToken, startService } from '../support/process.ts';
 
 const api = useApi();
+
+// What make up starts: a worker, and the service registered with itself.
+let worker: Service;
+beforeAll(async () => {
+  await registerServices(api.sql, 'acme', [self({ selfHealthUrl: `${api.url}/health` }, 0)]);
+  worker = await startService('worker', { DATABASE_URL: api.databaseUrl });
+});
+afterAll(() => worker?.stop());
 
 const examples = [
   ...readFileSync('README.md', 'utf8').matchAll(/```console\n\$ (curl [^\n]+)\n([^\n]+)\n```/g),
@@ -18,7 +27,14 @@ const steady = (text: string) =>
     // No worker rolls up here.
     .replace('"resolution":"5m"', '"resolution":"raw"')
     .replace(/"\d{4}-\d\d-\d\dT[^"]+"/g, '"TIME"')
-    .replace(/"request_id":"[^"]+"/, '"request_id":"ID"');
+    .replace(/"(request_id|id|worker)":"[^"]+"/g, '"$1":"ID"')
+    .replace(/"(\w+_ms|checks|uptime_percentage|duration_seconds)":[\d.]+/g, '"$1":0');
+
+test('the service watches itself', async () => {
+  const healthy = async () =>
+    (await api.call('GET', '/api/v1/health/services')).body.summary.healthy_services;
+  await expect.poll(healthy, { timeout: 10_000 }).toBe(1);
+});
 
 test('there are at least five', () => {
   expect(examples.length).toBeGreaterThanOrEqual(5);

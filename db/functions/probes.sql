@@ -438,7 +438,9 @@ begin
   loop
     -- A worker that does not know whether its results were committed sends them again.
     continue when exists (
-      select from obs.probe_result p where p.service_id = (_row.result).service_id and p.time = (_row.result).time
+      select
+      from obs.probe_result p
+      where p.service_id = (_row.result).service_id and p.time = (_row.result).time and p.slot is not distinct from (_row.result).slot
     );
     if _row.is_offline then
       _row.result.outcome := 'unknown';

@@ -628,12 +628,12 @@ begin
   from obs.service s
   join obs.service_state t on t.service_id = s.id
   join obs.probe_result p on p.service_id = s.id
-  where s.org_id = _org_id and s.name = _name and p.time >= _since
+  where s.org_id = _org_id and s.name = _name and p.time >= _since and p.slot is null
   order by p.time
   limit 1;
 end
 $$;
-comment on function api.get_check is 'The first result of a service''s probes that began at _since or later, and its status by now; no row until there is one.';
+comment on function api.get_check is 'The first result of a probe that was asked for and began at _since or later, and the service''s status by now; no row until there is one.';
 
 create function api.list_results(_org_id int, _name text, _start timestamptz, _end timestamptz, _limit int)
 returns table (

@@ -48,5 +48,5 @@ test.each(examples)('%s', async (command, answer) => {
   const { stdout } = await promisify(execFile)('bash', ['-c', line], {
     env: { ...process.env, TOKEN: await signToken() },
   });
-  expect(steady(stdout)).toBe(steady(answer));
+  expect(steady(stdout.trimEnd())).toBe(steady(answer));
 });

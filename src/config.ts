@@ -64,7 +64,7 @@ const environment = z.object({
   SERIES_CACHE_SIZE: integer(1, 50_000_000, 500_000),
   SHUTDOWN_TIMEOUT_MS: integer(100, 600_000, 15_000),
   WORKER_CONCURRENCY: integer(1, 200, 4),
-  PROBE_CONCURRENCY: integer(1, 10_000, 250),
+  PROBE_CONCURRENCY: integer(1, 10_000, 500),
   EGRESS_PRIVATE: z.enum(['allow', 'deny']).default('allow'),
   SELF_HEALTH_URL: url('http:', 'https:').optional(),
   REGISTER_LIFTOS: boolean,

@@ -85,41 +85,43 @@ function replaced(value: unknown, path: Path, by: unknown): unknown {
   return { ...(value as object), [key]: replaced((value as Record<string, unknown>)[key], rest, by) };
 }
 
-const request = fc.constantFrom(...(Object.keys(targets) as (keyof typeof targets)[])).chain((target) =>
-  fc
-    .oneof(
-      {
-        weight: 6,
-        arbitrary: fc
-          .tuple(fc.constantFrom(...pathsOf(targets[target])), nasty)
-          .map(([path, by]) => JSON.stringify(replaced(targets[target], path, by)) ?? ''),
-      },
-      {
-        weight: 2,
-        arbitrary: fc
-          .string({ minLength: 1, maxLength: 20 })
-          .map((key) => JSON.stringify({ ...targets[target], [key]: 1 })),
-      },
-      // Cut short, or with a byte changed: seldom JSON, sometimes not even UTF-8.
-      {
-        weight: 1,
-        arbitrary: fc
-          .nat(JSON.stringify(targets[target]).length - 1)
-          .map((n) => JSON.stringify(targets[target]).slice(0, n)),
-      },
-      {
-        weight: 1,
-        arbitrary: fc
-          .tuple(fc.nat(JSON.stringify(targets[target]).length - 1), fc.nat(255))
-          .map(([at, byte]) => {
-            const bytes = Buffer.from(JSON.stringify(targets[target]));
-            bytes[at] = byte;
-            return bytes;
-          }),
-      },
-    )
-    .map((body) => ({ target, body })),
-);
+const requestOf = <Targets extends object>(targets: Targets) =>
+  fc.constantFrom(...(Object.keys(targets) as (keyof Targets & string)[])).chain((target) =>
+    fc
+      .oneof(
+        {
+          weight: 6,
+          arbitrary: fc
+            .tuple(fc.constantFrom(...pathsOf(targets[target])), nasty)
+            .map(([path, by]) => JSON.stringify(replaced(targets[target], path, by)) ?? ''),
+        },
+        {
+          weight: 2,
+          arbitrary: fc
+            .string({ minLength: 1, maxLength: 20 })
+            .map((key) => JSON.stringify({ ...targets[target], [key]: 1 })),
+        },
+        // Cut short, or with a byte changed: seldom JSON, sometimes not even UTF-8.
+        {
+          weight: 1,
+          arbitrary: fc
+            .nat(JSON.stringify(targets[target]).length - 1)
+            .map((n) => JSON.stringify(targets[target]).slice(0, n)),
+        },
+        {
+          weight: 1,
+          arbitrary: fc
+            .tuple(fc.nat(JSON.stringify(targets[target]).length - 1), fc.nat(255))
+            .map(([at, byte]) => {
+              const bytes = Buffer.from(JSON.stringify(targets[target]));
+              bytes[at] = byte;
+              return bytes;
+            }),
+        },
+      )
+      .map((body) => ({ target, body })),
+  );
+const request = requestOf(targets);
 
 test('only 4xx for what is malformed, a 2xx only where the change happened to be valid, never a 5xx', {
   timeout: 300_000,
@@ -202,5 +204,107 @@ test('the hand-written checks of the hot path agree with the published schema', 
           : item,
     );
     expect(byHand, JSON.stringify(item)).toBe(bySchema);
+  }
+});
+
+const registration = {
+  kind: 'http',
+  health_endpoint: 'https://a.test:8443/health?full=1',
+  description: 'd',
+  method: 'POST',
+  headers: { 'X-Key': 'k' },
+  request_body: 'b',
+  expected_status: ['2xx', 304, '400-404'],
+  expected_body: { json_path: '$.a', equals: { b: [1] } },
+  max_redirects: 1,
+  tls_verify: true,
+  tls_expiry_days: 7,
+  degraded_above_ms: 100,
+  check_interval_seconds: 3600,
+  timeout_seconds: 5,
+  failure_threshold: 2,
+  success_threshold: 2,
+  alert_on_failure: true,
+  alert_severity: 'info',
+  tags: ['t'],
+  depends_on: ['other'],
+  sla_target_percent: 99.5,
+};
+
+test('nor for services and alerts, of which there are then as many as were answered with a 2xx', {
+  timeout: 300_000,
+}, async () => {
+  await api.call('POST', '/api/v1/services/register', { body: { service_name: 'beat', kind: 'heartbeat' } });
+  await api.call('POST', '/api/v1/services/register', {
+    body: { service_name: 'patched', health_endpoint: 'http://a.test/' },
+  });
+  const requests = requestOf({
+    'POST /api/v1/services/register': { service_name: 'a', ...registration },
+    'POST /api/v1/services/import': {
+      services: [
+        { service_name: 'a', ...registration },
+        { service_name: 'b', kind: 'heartbeat' },
+      ],
+    },
+    'PATCH /api/v1/services/patched': { ...registration, paused: true, paused_until: Date.now() + 3_600_000 },
+    'POST /api/v1/heartbeat/beat': { status: 'healthy', message: 'm' },
+    'POST /api/v1/alerts': {
+      name: 'n',
+      severity: 'info',
+      description: 'd',
+      service_name: 's',
+      labels: { a: 'b' },
+      metadata: { a: [1, { b: null }] },
+    },
+  });
+  const statuses = new Map<number, number>();
+  let services = 2;
+  let alerts = 0;
+  for (const { target, body } of fc.sample(requests, runs)) {
+    const [method, path] = target.split(' ') as [string, string];
+    const answer = await api.call(method, path, { body });
+    statuses.set(answer.status, (statuses.get(answer.status) ?? 0) + 1);
+    expect(answer.status, `${target} ${body}: ${JSON.stringify(answer.body)}`).toBeLessThan(500);
+    if (answer.status >= 400) expect(answer.body.detail).not.toBe('');
+    if (path.endsWith('/register') && answer.status === 201) services++;
+    if (path.endsWith('/import') && answer.status === 200) services += answer.body.created;
+    if (path.endsWith('/alerts') && answer.status === 201) alerts++;
+  }
+  const [row] = await api.sql<{ services: number; states: number; alerts: number }[]>`
+    select (select count(*)::int from obs.service) as services, (select count(*)::int from obs.service_state) as states,
+      (select count(*)::int from obs.alert where source = 'api') as alerts`;
+  expect(row).toEqual({ services, states: services, alerts });
+  expect(statuses.get(400) ?? 0).toBeGreaterThan(runs / 2);
+});
+
+test.each([
+  ['GET', '/services', ['tag', 'status', 'q', 'limit', 'cursor']],
+  ['GET', '/services/patched/results', ['start_time', 'end_time', 'limit', 'cursor']],
+  ['GET', '/services/patched/events', ['start_time', 'end_time', 'limit', 'cursor']],
+  ['GET', '/health/services', ['history']],
+  [
+    'GET',
+    '/alerts',
+    ['status', 'severity', 'service_name', 'start_time', 'end_time', 'q', 'limit', 'cursor'],
+  ],
+])('nor for parameters of %s %s', async (method, path, names) => {
+  for (const value of fc.sample(
+    fc.oneof(
+      nasty.map((value) => (typeof value === 'string' ? value : (JSON.stringify(value) ?? ''))),
+      fc.string({ unit: 'binary' }),
+    ),
+    60,
+  )) {
+    for (const name of names) {
+      let query: string;
+      try {
+        query = `${name}=${encodeURIComponent(name === 'cursor' ? Buffer.from(value).toString('base64url') : value)}`;
+      } catch {
+        // A lone surrogate, which no URL can hold.
+        continue;
+      }
+      const { status, body } = await api.call(method, `/api/v1${path}?${query}`);
+      expect([200, 400], `${query}: ${JSON.stringify(body)}`).toContain(status);
+    }
   }
 });

@@ -62,9 +62,9 @@ export async function benchHealth(databaseUrl: string, token: string): Promise<v
       health_endpoint: `tcp://127.0.0.1:${i + 1}`,
       check_interval_seconds: 10,
     }));
-    await sql`select api.import_services(api.ensure_org('acme'), ${sql.json(definitions)})`;
+    await sql`select api.import_services(api.ensure_org('acme'), ${sql.json(definitions)}, 'bench')`;
     // And those of another org, among whom they have to be found.
-    await sql`select api.import_services(api.ensure_org('other'), ${sql.json(definitions)})`;
+    await sql`select api.import_services(api.ensure_org('other'), ${sql.json(definitions)}, 'bench')`;
     for (const [table, width, buckets] of [
       ['obs.probe_1h', '1 hour', 24 * 30],
       ['obs.probe_1d', '1 day', 90],

@@ -1,5 +1,5 @@
 // Once an hour: drops chunks past their retention (on the Community edition TimescaleDB's policies do), and deletes
-// what orgs with a shorter one of their own keep no longer.
+// what orgs with a shorter one of their own keep no longer, and alerts that have long been resolved.
 import type { Task } from 'graphile-worker';
 import type { Sql } from '../src/db.ts';
 
@@ -12,6 +12,9 @@ export function dropExpired(sql: Sql): Task {
       if (!step?.rows) break;
       deleted += Number(step.rows);
     }
-    helpers.logger.info(`dropped ${row?.dropped} chunks, deleted ${deleted} rows`);
+    const [alerts] = await sql<{ purged: number }[]>`select job.purge_alerts() as purged`;
+    helpers.logger.info(
+      `dropped ${row?.dropped} chunks, deleted ${deleted} rows and ${alerts?.purged} alerts`,
+    );
   };
 }

@@ -12,6 +12,7 @@ import {
 } from 'graphile-worker';
 import { loadConfig } from '../src/config.ts';
 import { connect } from '../src/db.ts';
+import { self } from '../src/liftos.ts';
 import { createLog } from '../src/log.ts';
 import { onStop } from '../src/stop.ts';
 import { dropExpired } from './drop_expired.ts';
@@ -21,10 +22,11 @@ import { purgeIdempotencyKeys } from './purge_idempotency_keys.ts';
 import { purgeProbes } from './purge_probes.ts';
 import { refreshTiers } from './refresh_tiers.ts';
 
-// Names are looked up in Node's pool of threads, four by default, which a resolver that does not answer would fill.
-process.env.UV_THREADPOOL_SIZE ??= '64';
-
 const config = loadConfig();
+// Names are looked up in Node's pool of threads, four by default: one for each probe, so that none waits for another's
+// resolver. (1024 is libuv's limit.)
+process.env.UV_THREADPOOL_SIZE ??= String(Math.min(1024, config.probeConcurrency + 16));
+
 const log = createLog(config, 'worker');
 // Two roles: the queue's tables answer to obs_queue alone, everything else goes through functions of schema job.
 const sql = connect(config.workerDatabaseUrl, {
@@ -80,9 +82,11 @@ const crontab: CronItem[] = [
 ];
 
 // Probes have a runner of their own: they wait for others most of the time, many at once, and must not wait for a long job.
-// It takes due jobs in one go, a few times a second.
+// It takes due jobs in one go, a few times a second; more than are probed at once, so that an org whose probes wait for their
+// turn does not keep others' jobs from being taken (see createShare).
+const probeJobs = 4 * config.probeConcurrency;
 const probeOptions: RunnerOptions = {
-  concurrency: config.probeConcurrency,
+  concurrency: probeJobs,
   maxPoolSize: 3,
   pollInterval: 200,
   taskList: {
@@ -92,15 +96,17 @@ const probeOptions: RunnerOptions = {
       worker: host,
       homeOrg: config.defaultOrg,
       egress: config.egressPrivate,
+      selfEndpoint: self(config, config.port).health_endpoint,
+      concurrency: config.probeConcurrency,
     }),
   },
   parsedCronItems: [],
   preset: {
     worker: {
       localQueue: {
-        size: config.probeConcurrency,
+        size: probeJobs,
         // Each job that is added is announced: without this each would make every worker look.
-        refetchDelay: { durationMs: 100, threshold: config.probeConcurrency, maxAbortThreshold: Infinity },
+        refetchDelay: { durationMs: 100, threshold: probeJobs, maxAbortThreshold: Infinity },
       },
       completeJobBatchDelay: 50,
       failJobBatchDelay: 50,

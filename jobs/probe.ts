@@ -3,19 +3,35 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Task } from 'graphile-worker';
 import type { Logger } from 'pino';
-import { arrayLiteral, type Sql } from '../src/db.ts';
-import type { EgressPolicy } from '../src/egress.ts';
+import type { Sql } from '../src/db.ts';
+import { type EgressPolicy, lookedUp } from '../src/egress.ts';
 import { toProblem } from '../src/errors.ts';
 import { createBatch } from './batch.ts';
 import { type Definition, type ProbeResult, probe } from './probes/probe.ts';
+import { createShare } from './share.ts';
+
+interface Payload {
+  service_id: number;
+  org_id: number;
+  is_requested?: boolean;
+}
+
+interface Request {
+  service_id: number;
+  is_requested: boolean;
+  is_skipped: boolean;
+}
 
 interface Claim {
   service_id: number;
-  /** Null for one that was asked for. */
+  is_requested: boolean;
+  /** Null for one that was asked for, or that comes a second time within its slot. */
   slot: string | null;
   started_at: string;
   definition: Definition;
 }
+
+type Result = Omit<Claim, 'definition'> & ProbeResult;
 
 export interface ProbeDependencies {
   sql: Sql;
@@ -25,55 +41,99 @@ export interface ProbeDependencies {
   /** The org that is told when this worker has no network. */
   homeOrg: string;
   egress: EgressPolicy;
+  /** The service's own health, which is probed whatever egress says. */
+  selfEndpoint: string;
+  /** Probes under way at once. */
+  concurrency: number;
 }
 
 // Results are small, claims carry definitions.
 const maxBatch = 200;
 /** How long a result is kept when the database is away; by then the next one says more. */
-const recordWithinMs = 60_000;
+const retryMs = 60_000;
 
-export function probeService({ sql, log, worker, homeOrg, egress }: ProbeDependencies): Task {
+export function probeService(dependencies: ProbeDependencies): Task {
+  const { sql, log, worker, homeOrg, egress, selfEndpoint, concurrency } = dependencies;
+  const share = createShare(concurrency);
+  const waiting = new Set<string>();
   let isOffline = false;
 
-  const claim = createBatch(async (requests: { service_id: number; is_requested: boolean }[]) => {
-    const claims = await sql<Claim[]>`
-      select service_id, slot::text, started_at::text, definition from job.claim_probes(
-        ${arrayLiteral(requests.map(({ service_id }) => service_id))}::text::int[],
-        ${`{${requests.map(({ is_requested }) => is_requested).join(',')}}`}::text::boolean[]
-      )`;
+  const claim = createBatch(async (requests: Request[]) => {
+    const list = (values: (number | boolean)[]) => `{${values.join(',')}}`;
+    const claims = await retried(
+      () => sql<Claim[]>`
+        select service_id, is_requested, slot::text, started_at::text, definition from job.claim_probes(
+          ${list(requests.map(({ service_id }) => service_id))}::text::int[],
+          ${list(requests.map(({ is_requested }) => is_requested))}::text::boolean[],
+          now(),
+          ${list(requests.map(({ is_skipped }) => is_skipped))}::text::boolean[]
+        )`,
+    );
     return requests.map(({ service_id, is_requested }) => {
-      const i = claims.findIndex((c) => c.service_id === service_id && (c.slot === null) === is_requested);
+      const i = claims.findIndex((c) => c.service_id === service_id && c.is_requested === is_requested);
       return i < 0 ? undefined : claims.splice(i, 1)[0];
     });
   }, maxBatch);
 
-  const record = createBatch(async (results: (Omit<Claim, 'definition'> & ProbeResult)[]) => {
-    const deadline = Date.now() + recordWithinMs;
-    for (;;) {
-      try {
-        const [row] = await sql<{ is_offline: boolean }[]>`
-          select job.record_probes(${worker}, ${homeOrg}, ${JSON.stringify(results)}::text::jsonb) as is_offline`;
-        if (row!.is_offline !== isOffline) {
-          isOffline = row!.is_offline;
-          if (isOffline) log.error('no network: none of the hosts that are probed can be reached any more');
-          else log.info('the network is there again');
-        }
-        return results.map(() => undefined);
-      } catch (error) {
-        // The database is away, or two workers' results met in a deadlock. Whether they were committed may not be known; each
-        // is taken only once.
-        if (toProblem(error).status !== 503 || Date.now() > deadline) throw error;
-        await sleep(500);
-      }
+  const record = createBatch(async (results: Result[]) => {
+    try {
+      await recordAll(results);
+    } catch (error) {
+      if (results.length === 1) throw error;
+      // Whatever it is about one of them, the others are not to be lost with it.
+      const outcomes = await Promise.allSettled(results.map((result) => recordAll([result])));
+      const failed = outcomes.filter(({ status }) => status === 'rejected').length;
+      log.error({ error, failed }, 'results of probes cannot be recorded');
     }
+    return results.map(() => undefined);
   }, maxBatch);
 
+  async function recordAll(results: Result[]): Promise<void> {
+    const [row] = await retried(
+      () => sql<{ is_offline: boolean }[]>`
+        select job.record_probes(${worker}, ${homeOrg}, ${JSON.stringify(results)}::text::jsonb) as is_offline`,
+    );
+    if (row!.is_offline === isOffline) return;
+    isOffline = row!.is_offline;
+    if (isOffline) log.error('no network: none of the hosts that are probed can be reached any more');
+    else log.info('the network is there again');
+  }
+
   return async (payload, { abortSignal }) => {
-    const { service_id, is_requested = false } = payload as { service_id: number; is_requested?: boolean };
-    const claimed = await claim({ service_id, is_requested });
-    if (!claimed) return;
-    const { definition, ...identity } = claimed;
-    const result = await probe(definition, { egress, signal: abortSignal });
-    await record({ ...identity, ...result });
+    const { service_id, org_id, is_requested = false } = payload as Payload;
+    // Waits here already: its job was added anew, since it is late.
+    const key = `${service_id} ${is_requested}`;
+    if (waiting.has(key)) return;
+    waiting.add(key);
+    const leave = await share.enter(org_id).finally(() => waiting.delete(key));
+    try {
+      const claimed = await claim({ service_id, is_requested, is_skipped: leave === null });
+      if (!leave) log.warn({ org_id, service_id }, 'skipped: the org has too many probes waiting');
+      if (!claimed || !leave) return;
+      const { definition, ...identity } = claimed;
+      const isOwn = definition.health_endpoint === selfEndpoint;
+      const result = await probe(definition, { egress: isOwn ? 'allow' : egress, signal: abortSignal });
+      await record({ ...identity, ...result });
+      await lookedUp(result.host);
+    } catch (error) {
+      // The worker stops: the slot is lost, and the next one somebody else's.
+      if (!abortSignal?.aborted) throw error;
+    } finally {
+      leave?.();
+    }
   };
+}
+
+// The database is away, or two workers' statements met in a deadlock. Whether they were committed may not be known: a slot is
+// claimed, and a result taken, only once.
+async function retried<Row>(statement: () => PromiseLike<Row>): Promise<Row> {
+  const deadline = Date.now() + retryMs;
+  for (;;) {
+    try {
+      return await statement();
+    } catch (error) {
+      if (toProblem(error).status !== 503 || Date.now() > deadline) throw error;
+      await sleep(500);
+    }
+  }
 }

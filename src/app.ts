@@ -1,5 +1,6 @@
 // The application: what every request passes through, and the routers of all topics.
 import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { OpenAPIHono } from '@hono/zod-openapi';
 import { compress } from 'hono/compress';
 import { HTTPException } from 'hono/http-exception';
@@ -58,7 +59,21 @@ export function createApp({ config, log, sql, controlSql, sessions }: AppOptions
       telemetry.committedSamples.inc(recorded);
     },
   });
-  const telemetry = createTelemetry({ bufferedSamples: committer.buffered, cachedSeries: cache.size });
+  const telemetry = createTelemetry({
+    bufferedSamples: committer.buffered,
+    cachedSeries: cache.size,
+    // A scrape must not hang, nor fail, with the database.
+    probeLagSeconds: () => {
+      const lag = controlSql<{ seconds: number | null }[]>`select api.get_probe_lag() as seconds`;
+      return Promise.race([
+        lag.then(
+          ([row]) => row!.seconds,
+          () => null,
+        ),
+        sleep(2_000, null, { ref: false }),
+      ]);
+    },
+  });
 
   const app = new OpenAPIHono<AppEnv>();
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', {

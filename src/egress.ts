@@ -38,12 +38,12 @@ function words(range: string): string {
     : range.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
 }
 
-// NAT64, 6to4 and the deprecated IPv4-compatible form; IPv4-mapped ones ipaddr.process has taken care of.
+// NAT64, SIIT, 6to4 and the deprecated IPv4-compatible form; IPv4-mapped ones ipaddr.process has taken care of.
 function embeddedIpv4(address: ipaddr.IPv6): string | null {
   const { parts } = address;
   const at = (i: number) =>
     `${parts[i]! >> 8}.${parts[i]! & 255}.${parts[i + 1]! >> 8}.${parts[i + 1]! & 255}`;
-  if (address.range() === 'rfc6052') return at(6);
+  if (address.range() === 'rfc6052' || address.range() === 'rfc6145') return at(6);
   if (address.range() === '6to4') return at(1);
   if (parts.slice(0, 6).every((part) => part === 0) && (parts[6] !== 0 || parts[7]! > 1)) return at(6);
   return null;
@@ -71,14 +71,23 @@ export async function resolveHost(hostname: string, policy: EgressPolicy): Promi
   return allowed;
 }
 
-/** A socket that connects to one of these addresses, as resolveHost answered them, and to no other. */
-export function connectTo(addresses: dns.LookupAddress[], port: number): net.Socket {
+/** Settles when no look-up of this host is under way any more: its thread is busy, whoever still waits for it. */
+export async function lookedUp(hostname: string): Promise<void> {
+  await lookups.get(hostname)?.catch(() => {});
+}
+
+/**
+ * A socket that connects to one of these addresses, as resolveHost answered them, and to no other: one after the other, each
+ * with its share of the time.
+ */
+export function connectTo(addresses: dns.LookupAddress[], port: number, timeoutMs: number): net.Socket {
   return net.connect({
     host: addresses.length === 1 ? addresses[0]!.address : 'resolved',
     port,
     // Nothing is looked up again here, so a name cannot come to stand for another address meanwhile.
     lookup: (_host, _options, callback) => callback(null, addresses),
     autoSelectFamily: true,
+    autoSelectFamilyAttemptTimeout: Math.max(250, Math.floor(timeoutMs / addresses.length)),
     noDelay: true,
   });
 }

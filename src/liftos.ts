@@ -44,6 +44,6 @@ export async function registerServices(
 ): Promise<{ created: number; updated: number; unchanged: number }> {
   const [row] = await sql<{ id: number }[]>`select api.ensure_org(${org}) as id`;
   const [outcome] = await sql<{ created: number; updated: number; unchanged: number }[]>`
-    select * from api.import_services(${row!.id}, ${JSON.stringify(services)}::text::jsonb)`;
+    select * from api.import_services(${row!.id}, ${JSON.stringify(services)}::text::jsonb, ${serviceName})`;
   return outcome!;
 }

@@ -174,9 +174,9 @@ export const pageLimitSchema = z.coerce
   .max(1000, 'must be from 1 to 1000')
   .default(100);
 
-const maxJsonBytes = 65_536;
+const maxJsonBytes = 16_384;
 
-/** Any JSON that can be stored; not nested deeper than 20, and not longer than 64 KiB. */
+/** Any JSON that can be stored; not nested deeper than 20, and not longer than 16 KiB. */
 export const jsonSchema = z.unknown().superRefine((value, context) => {
   const message =
     jsonProblem(value, 0) ??
@@ -260,6 +260,7 @@ const problemTexts: Record<number, string> = {
   413: 'The body is too large',
   415: 'Content-Type or Content-Encoding is not supported',
   422: 'A limit of the org is reached, or an Idempotency-Key was used with another body',
+  429: 'Too many at once; try again after Retry-After seconds',
   503: 'The service is busy or its database away; try again after Retry-After seconds',
   504: 'The request took too long',
 };

@@ -3,7 +3,12 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 
 export type Telemetry = ReturnType<typeof createTelemetry>;
 
-export function createTelemetry(read: { bufferedSamples: () => number; cachedSeries: () => number }) {
+export function createTelemetry(read: {
+  bufferedSamples: () => number;
+  cachedSeries: () => number;
+  /** Null while it is not known. */
+  probeLagSeconds: () => Promise<number | null>;
+}) {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   new Gauge({
@@ -20,6 +25,16 @@ export function createTelemetry(read: { bufferedSamples: () => number; cachedSer
     registers: [registry],
     collect() {
       this.set(read.cachedSeries());
+    },
+  });
+  new Gauge({
+    name: 'obs_probe_lag_seconds',
+    help: 'How late the probe is that is due for longest, of any org: grows when no worker is there, or they do not keep up',
+    registers: [registry],
+    async collect() {
+      const lag = await read.probeLagSeconds();
+      if (lag === null) this.reset();
+      else this.set(lag);
     },
   });
   return {

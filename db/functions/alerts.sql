@@ -79,27 +79,54 @@ volatile
 set search_path = ''
 as $$
 declare
-  _alert obs.alert;
+  _before obs.alert;
+  _after obs.alert;
+  _changes jsonb;
 begin
-  insert into obs.alert as a
-    (org_id, source, fingerprint, name, severity, description, service_name, labels, metadata, started_at)
-  values
-    (_org_id, _source, _fingerprint, _name, _severity, _description, _service_name, _labels, _metadata, _now)
-  on conflict (org_id, fingerprint) where status <> 'resolved'
-  do update set
-    severity = excluded.severity, description = excluded.description, labels = excluded.labels, metadata = excluded.metadata
-  returning a.* into _alert;
-  alert_id := _alert.id;
-  is_new := _alert.status = 'inactive';
-  if is_new then
-    perform lib.transition_alert(alert_id, 'firing', _actor, null, _metadata, _now);
-  else
-    perform lib.note_alert(_alert, 'updated', _alert.status, _actor, null, _metadata, _now);
+  loop
+    select * into _before
+    from obs.alert a
+    where a.org_id = _org_id and a.fingerprint = _fingerprint and a.status <> 'resolved'
+    for update;
+    exit when found;
+    insert into obs.alert
+      (org_id, source, fingerprint, name, severity, description, service_name, labels, metadata, started_at)
+    values
+      (_org_id, _source, _fingerprint, _name, _severity, _description, _service_name, _labels, coalesce(_metadata, '{}'), _now)
+    on conflict (org_id, fingerprint) where status <> 'resolved' do nothing
+    returning id into alert_id;
+    if found then
+      perform lib.transition_alert(alert_id, 'firing', _actor, null, coalesce(_metadata, '{}'), _now);
+      is_new := true;
+      return;
+    end if;
+  end loop;
+
+  alert_id := _before.id;
+  is_new := false;
+  update obs.alert
+  set
+    severity = _severity,
+    description = coalesce(_description, description),
+    metadata = coalesce(_metadata, metadata)
+  where id = alert_id
+  returning * into _after;
+  -- What probes go on finding is no event.
+  if _source <> 'api' then
+    return;
+  end if;
+  select jsonb_object_agg(b.key, jsonb_build_object('from', b.value, 'to', a.value))
+  into _changes
+  from jsonb_each(to_jsonb(_before)) b
+  join jsonb_each(to_jsonb(_after)) a on a.key = b.key and a.value <> b.value;
+  if _changes is not null then
+    perform lib.note_alert(_after, 'updated', _after.status, _actor, null, _changes, _now);
   end if;
 end
 $$;
 comment on function lib.open_alert is
-  'Opens an alert, firing, or brings the one that is open for the fingerprint up to date: its severity, description, labels and metadata.';
+  'Opens an alert, firing, or brings the one that is open for the fingerprint up to date: its severity, and its description and metadata '
+  'where they are not null. What a client changes so is an event.';
 
 create function lib.open_alert_id(_org_id int, _fingerprint text)
 returns uuid
@@ -109,6 +136,21 @@ as $$
   select a.id from obs.alert a where a.org_id = _org_id and a.fingerprint = _fingerprint and a.status <> 'resolved'
 $$;
 comment on function lib.open_alert_id is 'The alert that is open for a fingerprint, or null.';
+
+create function lib.resolve_alert(_org_id int, _fingerprint text, _actor text, _note text, _now timestamptz)
+returns void
+language sql
+volatile
+as $$
+  -- Locked first: who resolves it by hand at this moment is waited for, and then there is nothing left to do.
+  with open_alert as materialized (
+    select a.id from obs.alert a
+    where a.org_id = _org_id and a.fingerprint = _fingerprint and a.status <> 'resolved'
+    for update
+  )
+  select lib.transition_alert(o.id, 'resolved', _actor, _note, '{}', _now) from open_alert o
+$$;
+comment on function lib.resolve_alert is 'Resolves the alert that is open for a fingerprint, if there is one.';
 
 create function lib.alert_fields(_alert obs.alert, _now timestamptz)
 returns json
@@ -244,14 +286,13 @@ begin
         'at', lib.rfc3339(e.at), 'event', e.event, 'from_status', e.from_status, 'to_status', e.to_status,
         'actor', e.actor, 'note', e.note, 'details', e.details
       ) order by e.id)
-      from obs.alert_event e
-      where e.alert_id = a.id
+      from (select * from obs.alert_event e where e.alert_id = a.id order by e.id desc limit 500) as e
     )
   from obs.alert a
   where a.id = _id and a.org_id = _org_id;
 end
 $$;
-comment on function api.get_alert is 'An alert and its events, oldest first; no row where there is none.';
+comment on function api.get_alert is 'An alert and its events, oldest first, the last 500; no row where there is none.';
 
 create function api.change_alert(_org_id int, _id uuid, _to text, _actor text, _note text)
 returns json
@@ -269,3 +310,21 @@ begin
 end
 $$;
 comment on function api.change_alert is 'lib.transition_alert for one org: the alert as it is then, or null where there is none.';
+
+create function job.purge_alerts(_now timestamptz default now())
+returns int
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  with purged as (
+    delete from obs.alert a
+    using obs.org o
+    where o.id = a.org_id and a.resolved_at < _now - least(o.retention, interval '400 days')
+    returning 1
+  )
+  select count(*)::int from purged
+$$;
+comment on function job.purge_alerts is
+  'Deletes alerts that were resolved more than 400 days ago, or longer than their org keeps what it recorded; returns how many.';

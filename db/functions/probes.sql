@@ -149,20 +149,21 @@ language sql
 stable
 as $$
   with recursive needed as (
-    select distinct n.name from unnest(_names) as n (name)
+    select s.name, s.depends_on, 1 as depth
+    from obs.service s
+    join obs.service_state t on t.service_id = s.id
+    where s.org_id = _org_id and s.name = any (_names) and t.status = 'unhealthy'
     union
-    select d.name
+    select s.name, s.depends_on, n.depth + 1
     from needed n
-    join obs.service s on s.org_id = _org_id and s.name = n.name
-    cross join unnest(s.depends_on) as d (name)
+    join obs.service s on s.org_id = _org_id and s.name = any (n.depends_on)
+    join obs.service_state t on t.service_id = s.id
+    where n.depth < 4 and t.status = 'unhealthy'
   )
-  select coalesce(array_agg(s.name order by s.name), '{}')
-  from needed n
-  join obs.service s on s.org_id = _org_id and s.name = n.name
-  join obs.service_state t on t.service_id = s.id
-  where t.status = 'unhealthy'
+  select coalesce((array_agg(distinct n.name order by n.name))[:20], '{}') from needed n
 $$;
-comment on function lib.list_unhealthy_dependencies is 'Which of these services are unhealthy, or what they depend on in turn.';
+comment on function lib.list_unhealthy_dependencies is
+  'Which of these services are unhealthy, and which of those that they depend on in turn, four deep; 20 at the most.';
 
 create function lib.alert_of_service(_service obs.service)
 returns text
@@ -192,7 +193,9 @@ begin
     ),
     _service.name, '{}',
     jsonb_build_object(
-      'reason', _state.reason, 'status_code', _state.status_code, 'health_endpoint', _service.health_endpoint,
+      'reason', _state.reason, 'status_code', _state.status_code,
+      -- Without its query, which may hold a secret.
+      'health_endpoint', split_part(_service.health_endpoint, '?', 1),
       'consecutive_failures', _state.consecutive_failures, 'is_flapping', _state.is_flapping, 'tags', _service.tags,
       'unhealthy_dependencies', _dependencies
     ),
@@ -204,9 +207,10 @@ begin
     from obs.service s
     join obs.alert a
       on a.org_id = s.org_id and a.fingerprint = lib.alert_of_service(s) and a.status <> 'resolved'
-    where s.org_id = _service.org_id and _service.name = any (s.depends_on)
+    where s.org_id = _service.org_id and s.depends_on @> array[_service.name]
       and s.id <> _service.id and not (a.metadata -> 'unhealthy_dependencies') ? _service.name
     order by a.id
+    limit 100
   loop
     update obs.alert
     set
@@ -222,20 +226,10 @@ begin
 end
 $$;
 comment on function lib.open_service_alert is
-  'Opens the alert that a service is unhealthy, and names the service in the open alerts of those that depend on it.';
+  'Opens the alert that a service is unhealthy, or brings it up to date, and names the service in the open alerts of those that '
+  'depend on it (of a hundred of them at a time).';
 
-create function lib.resolve_service_alert(_service obs.service, _actor text, _note text, _now timestamptz)
-returns void
-language sql
-volatile
-as $$
-  select lib.transition_alert(a.id, 'resolved', _actor, _note, '{}', _now)
-  from lib.open_alert_id(_service.org_id, lib.alert_of_service(_service)) as a (id)
-  where a.id is not null
-$$;
-comment on function lib.resolve_service_alert is 'Resolves the alert that a service is unhealthy, where one is open.';
-
-create function lib.count_probe(_service obs.service, _result obs.probe_result)
+create function lib.count_probe(_service obs.service, _state obs.service_state, _result obs.probe_result)
 returns void
 language plpgsql
 volatile
@@ -243,7 +237,12 @@ set search_path = ''
 as $$
 declare
   _is_up constant boolean := _result.outcome in ('up', 'degraded');
-  _interval constant float8 := _service.check_interval_seconds;
+  -- One that began to be watched within the slot has not been for all of it.
+  _seconds constant float8 := case
+    when _result.slot < _state.watched_since
+      then greatest(0, extract(epoch from _result.slot - _result.time) + _service.check_interval_seconds)
+    else _service.check_interval_seconds
+  end;
   _row obs.probe_1h;
 begin
   insert into obs.sample (time, series_id, value)
@@ -254,7 +253,7 @@ begin
   _row := row(
     public.time_bucket(interval '1 hour', _result.time), _service.id,
     (_result.outcome = 'up')::int, (_result.outcome = 'degraded')::int, (_result.outcome = 'down')::int,
-    _interval, case when _is_up then 0 else _interval end,
+    _seconds, case when _is_up then 0 else _seconds end,
     case when _is_up then coalesce(_result.response_time_ms, 0) else 0 end, case when _is_up then _result.response_time_ms end
   );
   insert into obs.probe_1h as t select _row.*
@@ -303,7 +302,7 @@ begin
     return;
   end if;
   if _result.slot is not null and _result.outcome <> 'unknown' then
-    perform lib.count_probe(_service, _result);
+    perform lib.count_probe(_service, _state, _result);
   end if;
   -- One that is older than what is known already tells nothing of how the service is now.
   if not _is_observed or _result.time < _state.last_check_at then
@@ -316,7 +315,11 @@ begin
   _state.reason := _result.reason;
   _state.last_check_at := _result.time;
   if _result.outcome <> 'unknown' then
-    _state.response_time_ms := _result.response_time_ms;
+    -- How long it took not to get an answer is no response time.
+    _state.response_time_ms := case
+      when _result.outcome <> 'down' or _result.status_code is not null then _result.response_time_ms
+    end;
+    _state.is_doubted := _state.is_doubted and _result.outcome = 'down';
     _state.status_code := _result.status_code;
     _state.tls_expires_at := _tls_expires_at;
   end if;
@@ -332,15 +335,19 @@ begin
     last_check_at = _state.last_check_at,
     response_time_ms = _state.response_time_ms,
     status_code = _state.status_code,
-    tls_expires_at = _state.tls_expires_at
+    tls_expires_at = _state.tls_expires_at,
+    is_doubted = _state.is_doubted
   where service_id = _service.id;
 
   if _state.status <> _before.status then
     insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
     values (_result.time, _service.id, 'status', _before.status, _state.status, _result.reason, _actor);
-    if _state.status = 'unhealthy' and _service.alert_on_failure then
-      perform lib.open_service_alert(_service, _state, _result.time);
-    end if;
+  end if;
+  -- Anew each so many failures: what is wrong may be another thing by now, and an alert that was resolved by hand was so too early.
+  if _state.status = 'unhealthy' and _service.alert_on_failure and _result.outcome = 'down'
+    and (_before.status <> 'unhealthy' or _state.consecutive_failures % _service.failure_threshold = 0)
+  then
+    perform lib.open_service_alert(_service, _state, _result.time);
   end if;
   if _state.is_flapping <> _before.is_flapping then
     insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
@@ -356,7 +363,7 @@ begin
   if _state.status in ('healthy', 'degraded') and not _state.is_flapping
     and (_before.status not in ('healthy', 'degraded') or _before.is_flapping)
   then
-    perform lib.resolve_service_alert(_service, _actor, null, _result.time);
+    perform lib.resolve_alert(_service.org_id, lib.alert_of_service(_service), _actor, null, _result.time);
   end if;
 end
 $$;
@@ -384,32 +391,43 @@ begin
   -- What the batch says of the worker itself.
   select
     coalesce(bool_or(r.network = 'answered'), false),
-    coalesce(array_agg(r.service_id) filter (where r.network = 'unreachable' and lib.was_up(t.outcomes)), '{}'),
-    coalesce(array_agg(r.host) filter (where r.network = 'unreachable' and lib.was_up(t.outcomes)), '{}')
+    coalesce(array_agg(r.service_id) filter (where r.is_evidence), '{}'),
+    coalesce(array_agg(r.host) filter (where r.is_evidence), '{}')
   into _answered, _failed_ids, _failed_hosts
-  from jsonb_to_recordset(_results) as r (service_id int, host text, network text)
-  left join obs.service_state t on t.service_id = r.service_id;
+  from (
+    select b.service_id, b.host, b.network, b.network = 'unreachable' and lib.was_up(t.outcomes) and not t.is_doubted as is_evidence
+    from jsonb_to_recordset(_results) as b (service_id int, host text, network text)
+    left join obs.service_state t on t.service_id = b.service_id
+  ) as r;
   select * into _before from obs.probe_worker where name = _worker;
   if not found then
-    insert into obs.probe_worker (name) values (_worker) on conflict (name) do nothing;
-    _before.name := _worker;
+    insert into obs.probe_worker (name, seen_at) values (_worker, _now) on conflict (name) do nothing;
   end if;
   -- One row, and a batch of answers many times a second: it is written when it says something new.
-  if cardinality(_failed_ids) > 0
+  if cardinality(_failed_ids) > 0 or _before.offline_since is not null
     or _answered and (_before.answered_at is null or _before.answered_at < _now - interval '1 second' or cardinality(_before.failed_service_ids) > 0)
   then
     select * into _before from obs.probe_worker where name = _worker for update;
     _after := lib.assess_worker(_before, _answered, _failed_ids, _failed_hosts, _now);
+    if _after.offline_since is not null and _before.offline_since is null then
+      perform lib.doubt_services(_before.failed_service_ids, _now);
+    end if;
+    -- Not for a moment, which an answer may be about to end.
+    if _after.offline_since <= _now - interval '1 minute' or _before.is_told then
+      _after.is_told := _after.offline_since is not null;
+    end if;
+    if _after.is_told <> _before.is_told then
+      perform lib.tell_worker(_after, job.ensure_org(_home_org), _now);
+    end if;
     update obs.probe_worker
     set
+      seen_at = _now,
       answered_at = _after.answered_at,
       failed_service_ids = _after.failed_service_ids,
       failed_hosts = _after.failed_hosts,
-      offline_since = _after.offline_since
+      offline_since = _after.offline_since,
+      is_told = _after.is_told
     where name = _worker;
-    if (_after.offline_since is null) <> (_before.offline_since is null) then
-      perform lib.tell_worker(_after, job.ensure_org(_home_org), _now);
-    end if;
   else
     _after := _before;
   end if;
@@ -447,6 +465,7 @@ begin
       _row.result.reason := 'the worker has no network: ' || (_row.result).reason;
     end if;
     select * into _state from obs.service_state t where t.service_id = (_row.result).service_id;
+    _state.is_doubted := _state.is_doubted or _row.is_offline;
     perform lib.record_probe(_row.service, _state, _row.result, true, _row.tls_expires_at, 'worker');
   end loop;
   return _after.offline_since is not null;
@@ -457,6 +476,39 @@ comment on function job.record_probes is
   'first_byte_ms, status_code, reason, tls_expires_at, host, network: answered, unreachable or null}: each once, however often it is sent. Answers '
   'whether the worker is taken to have no network (lib.assess_worker): then what it could not reach is recorded as unknown.';
 
+create function lib.doubt_services(_service_ids int[], _now timestamptz)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _service obs.service;
+  _state obs.service_state;
+begin
+  for _service in select s.* from obs.service s where s.id = any (_service_ids) order by s.id loop
+    select * into _state from obs.service_state t where t.service_id = _service.id for update;
+    -- Each was up when the first of its failures came: all that is after that is to be forgotten.
+    continue when lib.was_up(_state.outcomes);
+    update obs.service_state
+    set
+      is_doubted = true,
+      outcomes = rtrim(outcomes::text, '0')::varbit,
+      consecutive_failures = 0,
+      status = 'unknown',
+      status_since = _now
+    where service_id = _service.id;
+    if _state.status <> 'unknown' then
+      insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
+      values (_now, _service.id, 'status', _state.status, 'unknown', 'the worker has no network', 'worker');
+    end if;
+    perform lib.resolve_alert(_service.org_id, lib.alert_of_service(_service), 'worker', 'the worker has no network', _now);
+  end loop;
+end
+$$;
+comment on function lib.doubt_services is
+  'Takes back what was concluded of the services that failed before it could be told that it was the worker that had no network.';
+
 create function lib.tell_worker(_worker obs.probe_worker, _org_id int, _now timestamptz)
 returns void
 language plpgsql
@@ -466,23 +518,26 @@ as $$
 declare
   _fingerprint constant text := 'worker:' || _worker.name;
 begin
-  if _worker.offline_since is not null then
+  if _worker.is_told then
     perform lib.open_alert(
       _org_id, 'worker', _fingerprint, left(format('Worker %s has no network', _worker.name), 255), 'critical',
       format('None of the hosts that %s probes can be reached any more. What it finds of services meanwhile is not counted.', _worker.name),
-      null, '{}', jsonb_build_object('worker', _worker.name), 'worker', _now
+      null, '{}', jsonb_build_object('worker', _worker.name, 'offline_since', _worker.offline_since), 'worker', _now
     );
   else
-    perform lib.transition_alert(a.id, 'resolved', 'worker', null, '{}', _now)
-    from lib.open_alert_id(_org_id, _fingerprint) as a (id)
-    where a.id is not null;
+    perform lib.resolve_alert(_org_id, _fingerprint, 'worker', null, _now);
   end if;
 end
 $$;
 comment on function lib.tell_worker is 'Opens or resolves the alert that a worker has no network, in the org of the service itself.';
 
-create function job.claim_probes(_service_ids int[], _are_requested boolean[], _now timestamptz default now())
-returns table (service_id int, slot timestamptz, started_at timestamptz, definition jsonb)
+create function job.claim_probes(
+  _service_ids int[],
+  _are_requested boolean[],
+  _now timestamptz default now(),
+  _are_skipped boolean[] default null
+)
+returns table (service_id int, is_requested boolean, slot timestamptz, started_at timestamptz, definition jsonb)
 language plpgsql
 volatile
 security definer
@@ -492,20 +547,29 @@ declare
   _row record;
   _state obs.service_state;
   _schedule record;
+  _locked_ids int[];
   _scheduled_ids int[] := array[]::int[];
+  _scheduled_org_ids int[] := array[]::int[];
   _scheduled_ats timestamptz[] := array[]::timestamptz[];
   _slot timestamptz;
 begin
   -- In one order everywhere, so that two workers with the same services wait for each other and never in a circle.
-  perform 1 from obs.service_state t where t.service_id = any (_service_ids) order by t.service_id for update;
+  -- What is being changed just now is passed over: job.heal_probes comes back to it.
+  _locked_ids := array(
+    select t.service_id from obs.service_state t
+    where t.service_id = any (_service_ids)
+    order by t.service_id
+    for update skip locked
+  );
 
   for _row in
-    select s as service, c.is_requested
-    from unnest(_service_ids, _are_requested) as c (id, is_requested)
+    select s as service, c.is_requested, coalesce(c.is_skipped, false) as is_skipped
+    from unnest(_service_ids, _are_requested, _are_skipped) as c (id, is_requested, is_skipped)
     join obs.service s on s.id = c.id
+    where c.is_requested or s.id = any (_locked_ids)
   loop
     if _row.is_requested then
-      return query select (_row.service).id, null::timestamptz, _now, to_jsonb(_row.service);
+      return query select (_row.service).id, true, null::timestamptz, _now, to_jsonb(_row.service);
       continue;
     end if;
     select * into _state from obs.service_state t where t.service_id = (_row.service).id;
@@ -516,26 +580,35 @@ begin
     continue when _state.next_check_at is null;
     _schedule := lib.schedule_probe(_row.service, _state, _now);
     continue when _schedule.next_check_at = _state.next_check_at;
-    update obs.service_state t
-    set next_check_at = _schedule.next_check_at, is_deferred = _schedule.is_deferred
-    where t.service_id = _state.service_id;
-    _scheduled_ids := _scheduled_ids || _state.service_id;
-    _scheduled_ats := _scheduled_ats || _schedule.next_check_at;
-    continue when not _schedule.is_due;
     _slot := lib.probe_slot(_state.service_id, (_row.service).check_interval_seconds, _now);
+    update obs.service_state t
+    set
+      next_check_at = _schedule.next_check_at,
+      is_deferred = _schedule.is_deferred,
+      last_slot = case when _schedule.is_due and not _row.is_skipped then _slot else t.last_slot end
+    where t.service_id = _state.service_id;
+    -- Probed within it already, before a change: observed, and not counted as a second slot.
+    if _slot = _state.last_slot then
+      _slot := null;
+    end if;
+    _scheduled_ids := _scheduled_ids || _state.service_id;
+    _scheduled_org_ids := _scheduled_org_ids || _state.org_id;
+    _scheduled_ats := _scheduled_ats || _schedule.next_check_at;
+    continue when not _schedule.is_due or _row.is_skipped;
     if (_row.service).kind = 'heartbeat' then
       perform lib.check_heartbeat(_row.service, _state, _slot, _now);
     else
-      return query select _state.service_id, _slot, _now, to_jsonb(_row.service);
+      return query select _state.service_id, false, _slot, _now, to_jsonb(_row.service);
     end if;
   end loop;
-  perform queue.schedule_probes(_scheduled_ids, _scheduled_ats);
+  perform queue.schedule_probes(_scheduled_ids, _scheduled_org_ids, _scheduled_ats);
 end
 $$;
 comment on function job.claim_probes is
   'Which of these services the caller is to probe now, with their definitions: those whose slot is due and that nobody else has '
   'claimed, and those that are requested (slot is null then). Adds the job for each one''s next slot in the same transaction, so '
-  'that a worker that dies takes no more than the slot with it. Heartbeats are judged here and are not among the answers.';
+  'that a worker that dies takes no more than the slot with it. Of those that are skipped nobody probes the slot. Heartbeats are judged '
+  'here and are not among the answers.';
 
 create function lib.check_heartbeat(_service obs.service, _state obs.service_state, _slot timestamptz, _now timestamptz)
 returns void
@@ -545,8 +618,8 @@ set search_path = ''
 as $$
 declare
   _deadline constant interval := make_interval(secs => _service.check_interval_seconds + _service.timeout_seconds);
-  _since constant timestamptz := coalesce(_state.last_heartbeat_at, _state.status_since);
-  _is_late constant boolean := greatest(_since, case when _state.status = 'unknown' then _state.status_since end) + _deadline < _now;
+  _since constant timestamptz := greatest(_state.last_heartbeat_at, _state.watched_since);
+  _is_late constant boolean := _since + _deadline < _now;
   _result obs.probe_result;
 begin
   -- One that has not called yet has its time to do so.
@@ -563,7 +636,7 @@ begin
   end;
   _result.reason := case
     when not _is_late then _state.reason
-    when _state.last_heartbeat_at is null then 'no heartbeat has come yet'
+    when _state.last_heartbeat_at is null or _state.last_heartbeat_at < _state.watched_since then 'no heartbeat has come yet'
     else format('no heartbeat for %s s', round(extract(epoch from _now - _since)))
   end;
   -- A heartbeat was observed when it came.
@@ -581,26 +654,31 @@ security definer
 set search_path = ''
 as $$
 declare
-  _service_ids int[];
-  _run_ats timestamptz[];
+  _overdue record;
+  _worker text;
 begin
-  select array_agg(o.service_id), array_agg(o.next_check_at)
-  into _service_ids, _run_ats
+  select array_agg(o.service_id) as service_ids, array_agg(o.org_id) as org_ids, array_agg(o.next_check_at) as run_ats
+  into _overdue
   from (
-    select t.service_id, t.next_check_at
+    select t.service_id, t.org_id, t.next_check_at
     from obs.service_state t
     where t.next_check_at < _now - interval '3 seconds'
     order by t.next_check_at
     limit 10000
-    for update skip locked
   ) as o;
-  perform queue.schedule_probes(coalesce(_service_ids, '{}'), _run_ats);
-  return coalesce(cardinality(_service_ids), 0);
+
+  -- A worker that is gone for good takes its alert with it.
+  for _worker in delete from obs.probe_worker where seen_at < _now - interval '10 minutes' returning name loop
+    perform lib.resolve_alert(a.org_id, a.fingerprint, 'worker', 'the worker has not been seen for ten minutes', _now)
+    from obs.alert a
+    where a.source = 'worker' and a.fingerprint = 'worker:' || _worker and a.status <> 'resolved';
+  end loop;
+  return queue.heal_probes(coalesce(_overdue.service_ids, array[]::int[]), _overdue.org_ids, _overdue.run_ats);
 end
 $$;
 comment on function job.heal_probes is
-  'Adds the jobs of services whose slot passed 3 s ago and was not claimed: the job was lost, its worker died with it, or workers are '
-  'behind, and then it changes nothing. Returns how many.';
+  'Adds the jobs of services whose slot passed 3 s ago and was not claimed, and that have none: it was lost, or its worker died with '
+  'it. Returns how many.';
 
 create function job.purge_probes()
 returns int

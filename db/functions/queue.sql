@@ -1,4 +1,4 @@
-create function queue.schedule_probes(_service_ids int[], _run_ats timestamptz[])
+create function queue.schedule_probes(_service_ids int[], _org_ids int[], _run_ats timestamptz[])
 returns void
 language plpgsql
 volatile
@@ -9,9 +9,9 @@ begin
   if cardinality(_service_ids) > 0 then
     perform graphile_worker.add_jobs(array(
       select (
-        'probe', json_build_object('service_id', p.service_id), null, p.run_at, 1, 'probe:' || p.service_id, 0, null
+        'probe', json_build_object('service_id', p.service_id, 'org_id', p.org_id), null, p.run_at, 1, 'probe:' || p.service_id, 0, null
       )::graphile_worker.job_spec
-      from unnest(_service_ids, _run_ats) as p (service_id, run_at)
+      from unnest(_service_ids, _org_ids, _run_ats) as p (service_id, org_id, run_at)
     ));
   end if;
 end
@@ -19,7 +19,31 @@ $$;
 comment on function queue.schedule_probes is
   'Jobs that probe services at these times, one a service: a job that waits is moved, one that runs is followed by another.';
 
-create function queue.request_check(_service_id int)
+create function queue.heal_probes(_service_ids int[], _org_ids int[], _run_ats timestamptz[])
+returns int
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _missing record;
+begin
+  select array_agg(p.service_id) as ids, array_agg(p.org_id) as org_ids, array_agg(p.run_at) as ats
+  into _missing
+  from unnest(_service_ids, _org_ids, _run_ats) as p (service_id, org_id, run_at)
+  where not exists (
+    select from graphile_worker.jobs j where j.key = 'probe:' || p.service_id and j.locked_at is null
+  );
+  perform queue.schedule_probes(_missing.ids, _missing.org_ids, _missing.ats);
+  return coalesce(cardinality(_missing.ids), 0);
+end
+$$;
+comment on function queue.heal_probes is
+  'queue.schedule_probes for those services that have no job waiting; returns how many. One that a worker has taken counts as none: it '
+  'may have died, and if not, who claims the slot first is the one who probes.';
+
+create function queue.request_check(_service_id int, _org_id int)
 returns void
 language plpgsql
 volatile
@@ -29,7 +53,7 @@ as $$
 begin
   -- Before what is scheduled: somebody waits for it.
   perform graphile_worker.add_job(
-    'probe', json_build_object('service_id', _service_id, 'is_requested', true),
+    'probe', json_build_object('service_id', _service_id, 'org_id', _org_id, 'is_requested', true),
     max_attempts => 1, job_key => 'check:' || _service_id, priority => -10
   );
 end

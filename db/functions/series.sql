@@ -32,7 +32,7 @@ begin
     -- The org's row is the lock under which its series are made, so that the count is exact. Who waited for
     -- it looks again, with a new snapshot: the series may have come into being meanwhile.
     if _count is null then
-      select series_count, series_limit into _count, _limit from obs.org where id = _org_id for update;
+      select series_count, series_limit into _count, _limit from obs.org where id = _org_id for no key update;
       if not found then
         raise exception 'there is no org %', _org_id using errcode = '23503';
       end if;

@@ -77,14 +77,65 @@ $$;
 comment on function lib.check_service is
   'Raises PT400 for fields that do not go together; the error''s column is the one that is wrong, after _path.';
 
+create function lib.make_room(_org_id int, _names text[])
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _limit int;
+  _count int;
+  _new_names text[];
+  _series_ids int[];
+begin
+  -- The org's row is the lock under which its services are made, so that the count is exact.
+  select service_limit into _limit from obs.org where id = _org_id for no key update;
+  -- In one order everywhere: the services, by name, and then their states, by id.
+  perform 1 from obs.service s where s.org_id = _org_id and s.name = any (_names) order by s.name for update;
+  perform 1
+  from obs.service_state t
+  where t.service_id in (select s.id from obs.service s where s.org_id = _org_id and s.name = any (_names))
+  order by t.service_id
+  for update;
+
+  _new_names := array(
+    select n from unnest(_names) as n where not exists (select from obs.service s where s.org_id = _org_id and s.name = n)
+  );
+  if cardinality(_new_names) = 0 then
+    return jsonb_build_object();
+  end if;
+  select count(*) into _count from obs.service where org_id = _org_id;
+  if _count + cardinality(_new_names) > _limit then
+    raise exception 'the org has % of at most % services, and this request would add %', _count, _limit, cardinality(_new_names)
+      using errcode = 'PT422', hint = 'service_limit';
+  end if;
+  _series_ids := lib.ensure_series(_org_id, (
+    select jsonb_agg(jsonb_build_object('name', m.name, 'service_name', n.name) order by n.i, m.i)
+    from unnest(_new_names) with ordinality as n (name, i)
+    cross join (values ('probe_up', 1), ('probe_duration_ms', 2)) as m (name, i)
+  ));
+  return (
+    select jsonb_object_agg(n.name, jsonb_build_array(_series_ids[2 * n.i - 1], _series_ids[2 * n.i]))
+    from unnest(_new_names) with ordinality as n (name, i)
+  );
+end
+$$;
+comment on function lib.make_room is
+  'Locks services by their names, to be put, and makes the series (probe_up, probe_duration_ms) of those that do not exist yet: their ids by name. '
+  'Raises PT422 when the org would pass its service_limit or its series_limit.';
+
 create function lib.put_service(
   _org_id int,
   _name text,
   _definition jsonb,
+  _series jsonb,
   _path text,
-  _delay interval,
+  _run_at timestamptz,
+  _actor text,
   out service_id int,
-  out outcome text
+  out outcome text,
+  out is_scheduled boolean
 )
 language plpgsql
 volatile
@@ -93,34 +144,25 @@ as $$
 declare
   _service obs.service;
   _before obs.service;
+  _default obs.service;
   _state obs.service_state;
-  _limit int;
-  _count int;
-  _series_ids int[];
 begin
-  select * into _service from obs.service where org_id = _org_id and name = _name for update;
-  if not found then
-    -- The org's row is the lock under which its services are made, so that the count is exact.
-    select service_limit into _limit from obs.org where id = _org_id for update;
-    select * into _service from obs.service where org_id = _org_id and name = _name for update;
-  end if;
+  select * into _service from obs.service where org_id = _org_id and name = _name;
   _before := _service;
+  is_scheduled := false;
 
   if _service.id is null then
-    select count(*) into _count from obs.service where org_id = _org_id;
-    if _count >= _limit then
-      raise exception 'the org has % of at most % services', _count, _limit using errcode = 'PT422', hint = 'service_limit';
-    end if;
     _service := lib.default_service(_definition ->> 'kind', coalesce((_definition ->> 'check_interval_seconds')::int, 30));
     _service.org_id := _org_id;
     _service.name := _name;
   elsif _definition ->> 'kind' <> _service.kind then
-    -- What another kind was asked for does not carry over.
-    _service := jsonb_populate_record(
-      _service,
-      to_jsonb(lib.default_service(_definition ->> 'kind', _service.check_interval_seconds))
-        - '{id,org_id,name,up_series_id,duration_series_id,created_at,updated_at,description,tags,depends_on,sla_target_percent}'::text[]
-    );
+    -- What http alone can be asked for does not carry over.
+    _default := lib.default_service(_definition ->> 'kind', _service.check_interval_seconds);
+    _service.method := _default.method;
+    _service.headers := _default.headers;
+    _service.request_body := null;
+    _service.expected_status := _default.expected_status;
+    _service.expected_body := null;
   end if;
   _service := jsonb_populate_record(_service, _definition);
   if not _definition ? 'timeout_seconds' and _service.kind <> 'heartbeat' then
@@ -129,19 +171,15 @@ begin
   perform lib.check_service(_service, _path);
 
   if _before.id is null then
-    _series_ids := lib.ensure_series(_org_id, jsonb_build_array(
-      jsonb_build_object('name', 'probe_up', 'service_name', _name),
-      jsonb_build_object('name', 'probe_duration_ms', 'service_name', _name)
-    ));
-    _service.up_series_id := _series_ids[1];
-    _service.duration_series_id := _series_ids[2];
+    _service.up_series_id := (_series -> _name ->> 0)::int;
+    _service.duration_series_id := (_series -> _name ->> 1)::int;
     _service.id := nextval(pg_get_serial_sequence('obs.service', 'id'));
     _service.created_at := now();
     _service.updated_at := now();
     insert into obs.service overriding system value select _service.*;
-    insert into obs.service_state (service_id, org_id, status_since, next_check_at)
-    values (_service.id, _org_id, now(), now() + _delay);
-    perform queue.schedule_probes(array[_service.id], array[now() + _delay]);
+    insert into obs.service_state (service_id, org_id, status_since, watched_since, next_check_at)
+    values (_service.id, _org_id, now(), now(), _run_at);
+    is_scheduled := true;
     outcome := 'created';
   elsif _service is distinct from _before then
     update obs.service
@@ -170,10 +208,18 @@ begin
       updated_at = now()
     where id = _service.id;
     select * into _state from obs.service_state t where t.service_id = _service.id for update;
-    -- What is new is tried at once.
-    if not _state.is_paused then
-      update obs.service_state t set next_check_at = now() + _delay where t.service_id = _service.id;
-      perform queue.schedule_probes(array[_service.id], array[now() + _delay]);
+    if _service.kind <> _before.kind then
+      update obs.service_state t
+      set watched_since = now(), last_heartbeat_at = null, tls_expires_at = null
+      where t.service_id = _service.id;
+    end if;
+    if _before.alert_on_failure and not _service.alert_on_failure then
+      perform lib.resolve_alert(_org_id, lib.alert_of_service(_service), _actor, 'alert_on_failure was turned off', now());
+    end if;
+    -- What is asked of it is another thing now: that is tried at once.
+    if not _state.is_paused and lib.probe_definition(_service) <> lib.probe_definition(_before) then
+      update obs.service_state t set next_check_at = _run_at where t.service_id = _service.id;
+      is_scheduled := true;
     end if;
     outcome := 'updated';
   else
@@ -184,8 +230,21 @@ end
 $$;
 comment on function lib.put_service is
   'Registers a service, or changes the one of that name: fields that are not in _definition stay as they are, or get their default. '
-  'outcome: created, updated or unchanged. Raises PT400 (see lib.check_service), PT422 when the org has reached its service_limit '
-  'or its series_limit. The first probe comes after _delay.';
+  'outcome: created, updated or unchanged. _series: of lib.make_room, which has locked it. is_scheduled: to be probed at _run_at, of which '
+  'the caller sees to the job. Raises PT400, see lib.check_service.';
+
+create function lib.probe_definition(_service obs.service)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select to_jsonb(_service) - array[
+    'description', 'tags', 'depends_on', 'sla_target_percent', 'alert_on_failure', 'alert_severity', 'failure_threshold',
+    'success_threshold', 'updated_at'
+  ]
+$$;
+comment on function lib.probe_definition is 'What of a service its probes depend on.';
 
 create function lib.service_definition(_service obs.service)
 returns json
@@ -220,6 +279,29 @@ as $$
 $$;
 comment on function lib.service_definition is 'A service as it is registered, exported and imported.';
 
+create function lib.current_status(_state obs.service_state, _now timestamptz)
+returns text
+language sql
+stable
+as $$
+  select case when _state.next_check_at < _now - interval '1 minute' then 'unknown' else _state.status end
+$$;
+comment on function lib.current_status is
+  'A service''s status; unknown when its probe has been due for a minute and no worker came: what was found before says little by then.';
+
+create function lib.current_reason(_state obs.service_state, _now timestamptz)
+returns text
+language sql
+stable
+as $$
+  select case
+    when _state.next_check_at < _now - interval '1 minute'
+      then 'no worker has probed it since ' || lib.rfc3339(coalesce(_state.last_check_at, _state.watched_since))
+    else _state.reason
+  end
+$$;
+comment on function lib.current_reason is 'Why a service has its lib.current_status, or what its last probe found wrong; null when all is well.';
+
 create function lib.service_state_fields(_service obs.service, _state obs.service_state)
 returns json
 language sql
@@ -227,9 +309,9 @@ stable
 set search_path = ''
 as $$
   select json_build_object(
-    'current_status', _state.status,
+    'current_status', lib.current_status(_state, now()),
     'status_since', lib.rfc3339(_state.status_since),
-    'reason', _state.reason,
+    'reason', lib.current_reason(_state, now()),
     'is_flapping', _state.is_flapping,
     'paused', _state.is_paused,
     'paused_until', lib.rfc3339(_state.paused_until),
@@ -258,7 +340,42 @@ comment on function lib.uptime_percentage is
   'Share of the observed time that a service was up, in percent; null where nothing was observed. Time without probes (paused, no '
   'worker) is in neither.';
 
-create function api.put_service(_org_id int, _name text, _definition jsonb)
+create function lib.put_services(_org_id int, _definitions jsonb, _path text, _delay interval, _actor text)
+returns table (outcome text)
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _series constant jsonb := lib.make_room(_org_id, array(select d ->> 'service_name' from jsonb_array_elements(_definitions) d));
+  _definition record;
+  _put record;
+  _service_ids int[] := array[]::int[];
+  _run_ats timestamptz[] := array[]::timestamptz[];
+  _run_at timestamptz := now() + _delay;
+begin
+  for _definition in
+    select d.value, d.ordinality - 1 as n from jsonb_array_elements(_definitions) with ordinality as d
+  loop
+    _put := lib.put_service(
+      _org_id, _definition.value ->> 'service_name', _definition.value - 'service_name', _series, format(_path, _definition.n), _run_at, _actor
+    );
+    if _put.is_scheduled then
+      _service_ids := _service_ids || _put.service_id;
+      _run_ats := _run_ats || _run_at;
+      -- Many that are registered at once are not probed at once.
+      _run_at := _run_at + interval '20 milliseconds';
+    end if;
+    return query select _put.outcome;
+  end loop;
+  perform queue.schedule_probes(_service_ids, array_fill(_org_id, array[cardinality(_service_ids)]), _run_ats);
+end
+$$;
+comment on function lib.put_services is
+  'lib.put_service for each of an array of definitions with their service_name, all or none; _path, with its number for %s, is where they '
+  'stand in the request. The first that changed is probed after _delay, the others in turn.';
+
+create function api.put_service(_org_id int, _name text, _definition jsonb, _actor text)
 returns text
 language plpgsql
 volatile
@@ -269,14 +386,19 @@ declare
   _pending int;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  -- Many that are registered at once are not probed at once.
+  -- Nor are many that are registered one after the other.
   select count(*) into _pending
   from obs.service_state t
   where t.org_id = _org_id and t.last_check_at is null and t.next_check_at > now() - interval '10 seconds';
-  return (lib.put_service(_org_id, _name, _definition, '', make_interval(secs => 0.02 * _pending))).outcome;
+  return (
+    select p.outcome
+    from lib.put_services(
+      _org_id, jsonb_build_array(_definition || jsonb_build_object('service_name', _name)), '', make_interval(secs => 0.02 * _pending), _actor
+    ) p
+  );
 end
 $$;
-comment on function api.put_service is 'lib.put_service for one service of an org: created, updated or unchanged.';
+comment on function api.put_service is 'lib.put_services for one service of an org: created, updated or unchanged.';
 
 create function api.patch_service(
   _org_id int,
@@ -299,7 +421,7 @@ begin
   if not api.has_service(_org_id, _name) then
     return false;
   end if;
-  perform lib.put_service(_org_id, _name, _changes, '', interval '0');
+  perform lib.put_services(_org_id, jsonb_build_array(_changes || jsonb_build_object('service_name', _name)), '', interval '0', _actor);
   select * into _service from obs.service s where s.org_id = _org_id and s.name = _name;
   if _is_paused then
     perform lib.pause_service(_service, _paused_until, _actor, now());
@@ -326,7 +448,7 @@ end
 $$;
 comment on function api.has_service is 'Whether the org has a service of that name.';
 
-create function api.import_services(_org_id int, _definitions jsonb)
+create function api.import_services(_org_id int, _definitions jsonb, _actor text)
 returns table (created int, updated int, unchanged int)
 language plpgsql
 volatile
@@ -335,22 +457,16 @@ set search_path = ''
 as $$
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  -- Two imports at once wait for each other here, and not for each other's services, in a circle.
-  perform 1 from obs.org where id = _org_id for update;
   return query
   select
     count(*) filter (where p.outcome = 'created')::int,
     count(*) filter (where p.outcome = 'updated')::int,
     count(*) filter (where p.outcome = 'unchanged')::int
-  from jsonb_array_elements(_definitions) with ordinality as d
-  cross join lateral lib.put_service(
-    _org_id, d.value ->> 'service_name', d.value - 'service_name',
-    format('services[%s].', d.ordinality - 1), make_interval(secs => 0.02 * (d.ordinality - 1))
-  ) as p;
+  from lib.put_services(_org_id, _definitions, 'services[%s].', interval '0', _actor) p;
 end
 $$;
 comment on function api.import_services is
-  'lib.put_service for each element of a JSON array of definitions (lib.service_definition), all or none.';
+  'lib.put_services for a JSON array of definitions (lib.service_definition), all or none.';
 
 create function api.export_services(_org_id int)
 returns json
@@ -387,7 +503,7 @@ begin
   where s.org_id = _org_id
     and (_after is null or s.name > _after)
     and (_tag is null or _tag = any (s.tags))
-    and (_status is null or t.status = _status)
+    and (_status is null or lib.current_status(t, now()) = _status)
     and (
       _q is null
       or strpos(lower(concat_ws(' ', s.name, s.description, s.health_endpoint)), lower(_q)) > 0
@@ -434,7 +550,9 @@ begin
       coalesce(sum(b.up_count + b.degraded_count + b.down_count), 0) as checks,
       coalesce(sum(b.observed_seconds), 0) as observed_seconds,
       coalesce(sum(b.down_seconds), 0) as down_seconds,
-      round((sum(b.response_time_sum_ms) / nullif(sum(b.up_count + b.degraded_count), 0))::numeric, 3)::float8 as avg_response_time_ms,
+      case when max(b.response_time_max_ms) is not null
+        then round(1000 * sum(b.response_time_sum_ms) / sum(b.up_count + b.degraded_count)) / 1000
+      end as avg_response_time_ms,
       max(b.response_time_max_ms) as max_response_time_ms
     from (values ('24h', 1), ('7d', 2), ('30d', 3), ('90d', 4)) as w (period, n)
     left join buckets b on b.period = w.period and b.bucket >= lib.org_kept_from(_org_id)
@@ -444,7 +562,7 @@ begin
     lib.service_definition(s.definition),
     lib.service_state_fields(s.definition, t),
     (
-      select coalesce(json_agg(json_build_object('service_name', d.name, 'current_status', dt.status) order by d.n), '[]')
+      select coalesce(json_agg(json_build_object('service_name', d.name, 'current_status', case when ds.id is not null then lib.current_status(dt, now()) end) order by d.n), '[]')
       from unnest((s.definition).depends_on) with ordinality as d (name, n)
       left join obs.service ds on ds.org_id = _org_id and ds.name = d.name
       left join obs.service_state dt on dt.service_id = ds.id
@@ -499,13 +617,13 @@ declare
   _service obs.service;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  select * into _service from obs.service s where s.org_id = _org_id and s.name = _name;
+  select * into _service from obs.service s where s.org_id = _org_id and s.name = _name for update;
   if not found then
     return false;
   end if;
   -- As a probe does: first the state, then the alert.
   perform 1 from obs.service_state t where t.service_id = _service.id for update;
-  perform lib.resolve_service_alert(_service, _actor, 'the service was deleted', now());
+  perform lib.resolve_alert(_service.org_id, lib.alert_of_service(_service), _actor, 'the service was deleted', now());
   delete from obs.service where id = _service.id;
   return true;
 end
@@ -542,12 +660,12 @@ begin
     is_flapping = false
   where service_id = _service.id;
   if _until is not null then
-    perform queue.schedule_probes(array[_service.id], array[_until]);
+    perform queue.schedule_probes(array[_service.id], array[_service.org_id], array[_until]);
   end if;
   if not _before.is_paused then
     insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
     values (_now, _service.id, 'paused', _before.status, 'unknown', null, _actor);
-    perform lib.resolve_service_alert(_service, _actor, 'the service was paused', _now);
+    perform lib.resolve_alert(_service.org_id, lib.alert_of_service(_service), _actor, 'the service was paused', _now);
   end if;
 end
 $$;
@@ -563,12 +681,12 @@ set search_path = ''
 as $$
 begin
   update obs.service_state
-  set is_paused = false, paused_until = null, reason = null, status_since = _now, next_check_at = _now
+  set is_paused = false, paused_until = null, reason = null, watched_since = _now, next_check_at = _now
   where service_id = _service.id and is_paused;
   if found then
     insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
     values (_now, _service.id, 'resumed', 'unknown', 'unknown', null, _actor);
-    perform queue.schedule_probes(array[_service.id], array[_now]);
+    perform queue.schedule_probes(array[_service.id], array[_service.org_id], array[_now]);
   end if;
 end
 $$;
@@ -592,7 +710,7 @@ begin
   if _service.kind = 'heartbeat' then
     raise exception 'the service calls in by itself, it cannot be probed' using errcode = 'PT409', hint = 'heartbeat_service';
   end if;
-  perform queue.request_check(_service.id);
+  perform queue.request_check(_service.id, _org_id);
   return query select now(), _service.timeout_seconds;
 end
 $$;
@@ -623,7 +741,7 @@ as $$
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   return query
-  select t.status, p.time, p.slot, p.outcome, p.response_time_ms, p.dns_ms, p.connect_ms, p.tls_ms, p.first_byte_ms, p.status_code,
+  select lib.current_status(t, now()), p.time, p.slot, p.outcome, p.response_time_ms, p.dns_ms, p.connect_ms, p.tls_ms, p.first_byte_ms, p.status_code,
     p.reason, p.worker
   from obs.service s
   join obs.service_state t on t.service_id = s.id
@@ -760,7 +878,10 @@ begin
             end
             || '","uptime_percentage":' || lib.uptime_percentage(p.observed_seconds, p.down_seconds)
             || ',"response_time_ms":'
-            || coalesce((round(10 * p.response_time_sum_ms / nullif(p.up_count + p.degraded_count, 0)) / 10)::text, 'null')
+            || case when p.response_time_max_ms is not null
+              then (round(10 * p.response_time_sum_ms / (p.up_count + p.degraded_count)) / 10)::text
+              else 'null'
+            end
             || ',"checks":' || p.up_count + p.degraded_count + p.down_count || '}',
           ',' order by p.bucket
         ) end as history
@@ -773,31 +894,35 @@ begin
       '{"services":{',
       string_agg(
         concat(
-          to_json(s.name), ':{"current_status":"', t.status,
-          '","reason":', coalesce(to_json(t.reason)::text, 'null'),
-          ',"last_check":', coalesce('"' || lib.rfc3339(t.last_check_at) || '"', 'null'),
-          ',"response_time_ms":', lib.json_number(t.response_time_ms),
+          to_json(s.name), ':{"current_status":"', s.status,
+          '","reason":', coalesce(to_json(s.reason)::text, 'null'),
+          ',"last_check":', coalesce('"' || lib.rfc3339(s.last_check_at) || '"', 'null'),
+          ',"response_time_ms":', lib.json_number(s.response_time_ms),
           ',"uptime_percentage":', lib.json_number(lib.uptime_percentage(d.observed_seconds, d.down_seconds)),
-          ',"is_flapping":', t.is_flapping::text, ',"paused":', t.is_paused::text,
+          ',"is_flapping":', s.is_flapping::text, ',"paused":', s.is_paused::text,
           case when _has_history then ',"history":[' end, d.history, case when _has_history then ']' end,
           '}'
         ),
         ',' order by s.name
       ),
       '},"summary":{"total_services":', count(*),
-      ',"healthy_services":', count(*) filter (where t.status = 'healthy'),
-      ',"degraded_services":', count(*) filter (where t.status = 'degraded'),
-      ',"unhealthy_services":', count(*) filter (where t.status = 'unhealthy'),
-      ',"unknown_services":', count(*) filter (where t.status = 'unknown'),
+      ',"healthy_services":', count(*) filter (where s.status = 'healthy'),
+      ',"degraded_services":', count(*) filter (where s.status = 'degraded'),
+      ',"unhealthy_services":', count(*) filter (where s.status = 'unhealthy'),
+      ',"unknown_services":', count(*) filter (where s.status = 'unknown'),
       ',"avg_response_time_ms":',
-      lib.json_number(round(1000 * avg(t.response_time_ms) filter (where t.status in ('healthy', 'degraded'))) / 1000),
+      lib.json_number(round(1000 * avg(s.response_time_ms) filter (where s.status in ('healthy', 'degraded'))) / 1000),
       ',"uptime_percentage":', lib.json_number(lib.uptime_percentage(sum(d.observed_seconds), sum(d.down_seconds))),
       '}}'
     )
-    from obs.service s
-    join obs.service_state t on t.service_id = s.id
+    from (
+      select s.id, s.name, lib.current_status(t, _now) as status, lib.current_reason(t, _now) as reason,
+        t.last_check_at, t.response_time_ms, t.is_flapping, t.is_paused
+      from obs.service s
+      join obs.service_state t on t.service_id = s.id
+      where s.org_id = _org_id
+    ) as s
     left join day d on d.service_id = s.id
-    where s.org_id = _org_id
   );
 end
 $$;
@@ -805,3 +930,14 @@ comment on function api.get_services_health is
   'How the services of an org are, as JSON text; with _has_history, each one''s running hour and the 23 before: healthy when every '
   'answer was as expected, unhealthy when none was. uptime_percentage is of that time; avg_response_time_ms of the last answer of '
   'each service that is healthy or degraded.';
+
+create function api.get_probe_lag()
+returns float8
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select obs.probe_lag(now())
+$$;
+comment on function api.get_probe_lag is 'obs.probe_lag: seconds that the most overdue probe of any org is late, null where there is none.';

@@ -28,6 +28,8 @@ interface Request {
 interface Answer {
   status: number;
   location: string | undefined;
+  /** A redirect that leads on; its body is not read. */
+  isFollowed: boolean;
   type: string;
   body: Buffer;
 }
@@ -46,13 +48,7 @@ export async function probeHttp(
   };
   for (let hop = 0; ; hop++) {
     const answer = await exchange(request, definition, trace, options);
-    const isRedirect = [301, 302, 303, 307, 308].includes(answer.status) && answer.location !== undefined;
-    if (
-      !isRedirect ||
-      definition.max_redirects === 0 ||
-      isExpected(answer.status, definition.expected_status)
-    )
-      return judge(answer, definition, trace);
+    if (!answer.isFollowed) return judge(answer, definition, trace);
     if (hop === definition.max_redirects)
       throw new ProbeFailure(`redirected more than ${definition.max_redirects} times`);
     request = follow(request, answer);
@@ -65,18 +61,20 @@ function follow(request: Request, answer: Answer): Request {
   const url = new URL(answer.location!, request.url);
   if (url.protocol !== 'http:' && url.protocol !== 'https:')
     throw new ProbeFailure(`redirected to ${url.protocol.slice(0, 50)}, which is not followed`);
+  // Headers and body may hold secrets, which are meant for the service and not for where it sends us.
+  if (url.origin !== request.url.origin)
+    return { url, method: request.method === 'HEAD' ? 'HEAD' : 'GET', headers: {}, body: null };
   const keepsMethod = answer.status === 307 || answer.status === 308 || request.method === 'HEAD';
   return {
     url,
     method: keepsMethod ? request.method : 'GET',
     body: keepsMethod ? request.body : null,
-    // They may hold credentials, which are meant for the service and not for where it sends us.
-    headers: url.origin === request.url.origin ? request.headers : {},
+    headers: request.headers,
   };
 }
 
 async function exchange(
-  { url, method, headers, body }: Request,
+  { url, method, headers, body: requestBody }: Request,
   definition: Definition,
   trace: Trace,
   options: Options,
@@ -85,11 +83,11 @@ async function exchange(
     tls_ms: null,
     connect_ms: null,
     first_byte_ms: null,
-    status_code: null,
     address: null,
   });
   const isTls = url.protocol === 'https:';
-  const plain = await connect(url, Number(url.port) || (isTls ? 443 : 80), trace, options);
+  const port = Number(url.port) || (isTls ? 443 : 80);
+  const plain = await connect(url, port, trace, options, definition.timeout_seconds * 1000);
   try {
     const socket = isTls ? await secure(plain, url, definition, trace, options.signal) : plain;
     trace.phase = 'waiting for its answer';
@@ -108,21 +106,33 @@ async function exchange(
       },
     });
     request.on('error', () => {});
-    const responded = once(request, 'response') as Promise<[http.IncomingMessage]>;
-    request.end(body ?? undefined);
+    const responded = Promise.race([once(request, 'response'), upgraded(request)]) as Promise<
+      [http.IncomingMessage]
+    >;
+    request.end(requestBody ?? undefined);
     const [response] = await abortable(options.signal, () => plain.destroy(), responded);
     trace.first_byte_ms = ms(performance.now() - began);
     trace.status_code = response.statusCode!;
     trace.phase = 'reading its answer';
-    return {
-      status: response.statusCode!,
-      location: response.headers.location,
-      type: response.headers['content-type'] ?? '',
-      body: await abortable(options.signal, () => plain.destroy(), read(response)),
-    };
+    const status = response.statusCode!;
+    const { location, 'content-type': type = '' } = response.headers;
+    const isFollowed =
+      [301, 302, 303, 307, 308].includes(status) &&
+      location !== undefined &&
+      definition.max_redirects > 0 &&
+      !isExpected(status, definition.expected_status);
+    const body = isFollowed
+      ? Buffer.alloc(0)
+      : await abortable(options.signal, () => plain.destroy(), read(response));
+    return { status, location, isFollowed, type, body };
   } finally {
     plain.destroy();
   }
+}
+
+async function upgraded(request: http.ClientRequest): Promise<never> {
+  await once(request, 'upgrade');
+  throw new ProbeFailure('it switches to another protocol (status 101)');
 }
 
 async function read(response: http.IncomingMessage): Promise<Buffer> {
@@ -211,7 +221,7 @@ const downWords = new Set(['unhealthy', 'down', 'fail', 'failed', 'error', 'crit
 function judge(answer: Answer, definition: Definition, trace: Trace): string | null {
   const said = statusIn(answer);
   if (!isExpected(answer.status, definition.expected_status)) {
-    const more = said ? `; it says ${said.slice(0, 100)}` : '';
+    const more = said ? `; it says ${said.status}${said.message}` : '';
     throw new ProbeFailure(
       `status ${answer.status}, expected ${definition.expected_status.join(', ')}${more}`,
     );
@@ -222,18 +232,23 @@ function judge(answer: Answer, definition: Definition, trace: Trace): string | n
       throw new ProbeFailure(`the answer does not contain ${JSON.stringify(expected.contains)}`);
   } else if (expected) {
     checkJson(answer, expected);
-  } else if (said && downWords.has(said)) {
-    throw new ProbeFailure(`it says that it is ${said}`);
+  } else if (said && downWords.has(said.status)) {
+    throw new ProbeFailure(`it says that it is ${said.status}${said.message}`);
   }
-  if (!expected && said && degradedWords.has(said)) return `it says that it is ${said}`;
+  if (!expected && said && degradedWords.has(said.status))
+    return `it says that it is ${said.status}${said.message}`;
   return expiryWarning(definition, trace);
 }
 
-/** Of an answer {"status": "…"} what it says, in lower case. */
-function statusIn(answer: Answer): string | null {
+/** Of an answer {"status": "…", "message": "…"} what it says: the status in lower case, and ': message' or nothing. */
+function statusIn(answer: Answer): { status: string; message: string } | null {
   if (!/json/i.test(answer.type) && answer.body[0] !== 0x7b) return null;
-  const { status } = (parseJson(answer.body) ?? {}) as { status?: unknown };
-  return typeof status === 'string' ? status.toLowerCase() : null;
+  const { status, message } = (parseJson(answer.body) ?? {}) as { status?: unknown; message?: unknown };
+  if (typeof status !== 'string') return null;
+  return {
+    status: status.toLowerCase().slice(0, 100),
+    message: typeof message === 'string' && message ? `: ${message.slice(0, 200)}` : '',
+  };
 }
 
 function parseJson(body: Buffer): unknown {

@@ -29,7 +29,8 @@ export interface Timings {
 }
 
 export interface ProbeResult extends Timings {
-  outcome: 'up' | 'degraded' | 'down';
+  /** unknown: it must not be probed, so nothing was learned. */
+  outcome: 'up' | 'degraded' | 'down' | 'unknown';
   /** What is wrong, in one line; null when nothing is. */
   reason: string | null;
   /** The whole exchange, redirects included. */
@@ -52,6 +53,8 @@ export interface Trace extends Timings {
   phase: string;
   /** Address that is connected to. */
   address: string | null;
+  /** Whether any hop was connected. */
+  hasConnected: boolean;
   status_code: number | null;
   tls_expires_at: string | null;
 }
@@ -71,6 +74,7 @@ export async function probe(definition: Definition, { egress, signal }: ProbeOpt
     host: '',
     phase: 'starting',
     address: null,
+    hasConnected: false,
     dns_ms: null,
     connect_ms: null,
     tls_ms: null,
@@ -97,12 +101,12 @@ export async function probe(definition: Definition, { egress, signal }: ProbeOpt
   }
   const elapsed = ms(performance.now() - started);
   if (!error && !degraded && definition.degraded_above_ms !== null && elapsed > definition.degraded_above_ms)
-    degraded = `took ${Math.round(elapsed)} ms, more than ${definition.degraded_above_ms}`;
-  const { phase, address, ...learned } = trace;
+    degraded = `took ${Math.round(elapsed)} ms, more than ${definition.degraded_above_ms} ms`;
+  const { phase, address, hasConnected, ...learned } = trace;
   return {
     ...learned,
-    outcome: error ? 'down' : degraded ? 'degraded' : 'up',
-    reason: error ? reasonOf(error, trace).slice(0, 500) : degraded,
+    outcome: error ? (isRefused(error, trace) ? 'unknown' : 'down') : degraded ? 'degraded' : 'up',
+    reason: error ? printable(reasonOf(error, trace)) : degraded && printable(degraded),
     response_time_ms: elapsed,
     network: networkOf(error, trace),
   };
@@ -132,32 +136,48 @@ const texts: Record<string, string> = {
   ENETUNREACH: 'the network is unreachable',
   EHOSTUNREACH: 'the host is unreachable',
   ETIMEDOUT: 'the host does not answer',
-  ENOTFOUND: 'the name cannot be resolved',
-  EAI_AGAIN: 'the name cannot be resolved just now: the resolver does not answer',
   HPE_HEADER_OVERFLOW: 'the headers of the answer are larger than 16 KiB',
 };
-const unreachableCodes = new Set([
-  'ENETUNREACH',
-  'EHOSTUNREACH',
-  'ETIMEDOUT',
-  'ENOTFOUND',
-  'EAI_AGAIN',
-  'ENETDOWN',
-]);
+// That a name does not exist is not among them: it is an answer of its zone's servers, and how whole companies go down.
+const unreachableCodes = new Set(['ENETUNREACH', 'EHOSTUNREACH', 'ETIMEDOUT', 'EAI_AGAIN', 'ENETDOWN']);
+const answeredCodes = new Set(['ECONNREFUSED', 'ECONNRESET']);
+
+const nameTexts: Record<string, string> = {
+  ENOTFOUND: 'its name cannot be resolved',
+  EAI_AGAIN: 'its name cannot be resolved just now: the resolver does not answer',
+};
 
 function codeOf(error: unknown): string {
-  // Several addresses were tried: the last one's error stands for all.
-  const single = error instanceof AggregateError ? error.errors.at(-1) : error;
-  return String((single as { code?: unknown } | null)?.code ?? '');
+  // Of several addresses that were tried, one that answered, if only with a refusal, says more than the others.
+  const errors: unknown[] = error instanceof AggregateError ? error.errors : [error];
+  const codes = errors.map((one) => String((one as { code?: unknown } | null)?.code ?? ''));
+  return codes.find((code) => answeredCodes.has(code)) ?? codes.at(-1) ?? '';
+}
+
+/** Whether it was refused from the start; where a redirect leads is the service's own doing. */
+function isRefused(error: unknown, trace: Trace): boolean {
+  return error instanceof EgressError && trace.status_code === null;
 }
 
 function reasonOf(error: unknown, trace: Trace): string {
   if (error instanceof ProbeFailure) return error.message;
   if (error instanceof EgressError) return `refused: ${error.message}`;
   const code = codeOf(error);
+  if (nameTexts[code]) return nameTexts[code];
   if (texts[code]) return `${texts[code]} while ${trace.phase}`;
   if (code.startsWith('HPE_')) return `what came is not HTTP (${(error as Error).message})`;
-  return `${(error as Error).message || code || 'failed'}, while ${trace.phase}`;
+  if (code === 'ERR_SSL_WRONG_VERSION_NUMBER' || code === 'ERR_SSL_PACKET_LENGTH_TOO_LONG')
+    return 'it does not speak TLS';
+  const { reason, message } = error as { reason?: string; message?: string };
+  return `${reason || message || code || 'failed'}, while ${trace.phase}`;
+}
+
+// A reason may quote what a server said, which can be anything.
+function printable(reason: string): string {
+  return reason
+    .slice(0, 500)
+    .toWellFormed()
+    .replace(/\p{Cc}/gu, ' ');
 }
 
 // An answer of this machine itself, or a refusal of ours, says nothing of the network.
@@ -166,7 +186,7 @@ function networkOf(error: unknown, trace: Trace): ProbeResult['network'] {
   const addresses = Object.values(os.networkInterfaces()).flatMap((list) => list ?? []);
   const own = trace.address?.replace(/^::ffff:/, '') ?? trace.host.replace(/^\[|\]$/g, '');
   if (/^127\./.test(own) || addresses.some(({ address }) => address === own)) return null;
-  const isConnected = trace.connect_ms !== null;
-  if (isConnected || !error) return 'answered';
-  return error instanceof ProbeFailure || unreachableCodes.has(codeOf(error)) ? 'unreachable' : 'answered';
+  if (trace.hasConnected || answeredCodes.has(codeOf(error))) return 'answered';
+  // Not connected, and no time left.
+  return error instanceof ProbeFailure || unreachableCodes.has(codeOf(error)) ? 'unreachable' : null;
 }

@@ -10,6 +10,7 @@ export async function connect(
   port: number,
   trace: Trace,
   { egress, signal }: { egress: EgressPolicy; signal: AbortSignal },
+  timeoutMs: number,
 ): Promise<net.Socket> {
   trace.host = url.hostname;
   trace.phase = 'looking its name up';
@@ -20,7 +21,7 @@ export async function connect(
   trace.phase = 'connecting';
   if (addresses.length === 1) trace.address = addresses[0]!.address;
   began = performance.now();
-  const socket = connectTo(addresses, port);
+  const socket = connectTo(addresses, port, timeoutMs);
   // Whatever comes after the first error is of no interest, and must not end the process.
   socket.on('error', () => {});
   try {
@@ -31,6 +32,7 @@ export async function connect(
   }
   trace.address = socket.remoteAddress ?? trace.address;
   trace.connect_ms = ms(performance.now() - began);
+  trace.hasConnected = true;
   return socket;
 }
 
@@ -40,7 +42,7 @@ export async function probeTcp(
   options: { egress: EgressPolicy; signal: AbortSignal },
 ): Promise<string | null> {
   const url = new URL(definition.health_endpoint);
-  const socket = await connect(url, Number(url.port), trace, options);
+  const socket = await connect(url, Number(url.port), trace, options, definition.timeout_seconds * 1000);
   socket.destroy();
   return null;
 }

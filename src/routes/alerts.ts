@@ -128,8 +128,8 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
       security,
       summary: 'Open an alert',
       description:
-        'While an alert with the same name, service_name and labels is open, that one is brought up to date instead: one ' +
-        'problem is one alert, however often it is reported.',
+        'While an alert with the same name, service_name and labels is open, that one is brought up to date instead (what is left out ' +
+        'stays as it is): one problem is one alert, however often it is reported.',
       request: { body: { required: true, content: { 'application/json': { schema: newAlertSchema } } } },
       responses: {
         ...responses(201, 'The alert, firing', alertSchema, [400, 401, 403, 413, 415, 503]),
@@ -145,7 +145,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
       const [row] = await sql<{ alert: z.infer<typeof alertSchema>; is_new: boolean }[]>`
         select * from api.create_alert(
           ${c.var.principal.orgId}, ${alert.name}, ${alert.severity}, ${alert.description ?? null}, ${alert.service_name ?? null},
-          ${JSON.stringify(alert.labels ?? {})}::text::jsonb, ${JSON.stringify(alert.metadata ?? {})}::text::jsonb,
+          ${JSON.stringify(alert.labels ?? {})}::text::jsonb, ${alert.metadata ? JSON.stringify(alert.metadata) : null}::text::jsonb,
           ${c.var.principal.subject}
         )`;
       return c.json(row!.alert, row!.is_new ? 201 : 200);

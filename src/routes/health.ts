@@ -18,6 +18,13 @@ const healthSchema = z
         latency_ms: z.number().nullable(),
         error: z.string().optional(),
       }),
+      probes: z.object({
+        status: z.enum(['healthy', 'degraded']),
+        lag_seconds: z.number().nullable().openapi({
+          description:
+            'How late the probe is that is due for longest, of any org. Degraded from a minute on: no worker is there, or they do not keep up',
+        }),
+      }),
       ingest: z.object({ buffered_samples: z.number().int(), buffer_size: z.number().int() }),
       uptime_seconds: z.number().int(),
     }),
@@ -41,10 +48,13 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
   const tags = ['Health'];
 
   // A database that hangs must not hang the health check with it.
-  async function pingDatabase(): Promise<{ latencyMs: number } | { error: string }> {
+  async function pingDatabase(): Promise<{ latencyMs: number; probeLag: number | null } | { error: string }> {
     const started = performance.now();
-    const ping = sql`select api.get_ingest_limits(0)`.then(
-      () => ({ latencyMs: Math.round((performance.now() - started) * 1000) / 1000 }),
+    const ping = sql<{ lag: number | null }[]>`select api.get_probe_lag() as lag`.then(
+      ([row]) => ({
+        latencyMs: Math.round((performance.now() - started) * 1000) / 1000,
+        probeLag: row!.lag,
+      }),
       (error) => ({
         error: isConnectionError(error)
           ? 'cannot be reached'
@@ -63,7 +73,9 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
   const health = async (c: Context) => {
     const ping = await pingDatabase();
     const isFull = bufferedSamples() > bufferSize * 0.9;
-    const status = 'error' in ping ? 'unhealthy' : isFull || isDraining() ? 'degraded' : 'healthy';
+    const probeLag = 'error' in ping ? null : ping.probeLag;
+    const isLate = probeLag !== null && probeLag > 60;
+    const status = 'error' in ping ? 'unhealthy' : isFull || isLate || isDraining() ? 'degraded' : 'healthy';
     return c.json(
       {
         status,
@@ -75,6 +87,7 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
             'error' in ping
               ? { status: 'unhealthy', latency_ms: null, error: ping.error }
               : { status: 'healthy', latency_ms: ping.latencyMs },
+          probes: { status: isLate ? 'degraded' : 'healthy', lag_seconds: probeLag },
           ingest: { buffered_samples: bufferedSamples(), buffer_size: bufferSize },
           uptime_seconds: Math.floor(process.uptime()),
         },

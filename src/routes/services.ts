@@ -1,4 +1,5 @@
 // Services: what is registered, how each is, and what its probes have found.
+import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
@@ -46,7 +47,7 @@ const endpointSchema = text(2048)
   })
   .openapi({
     example: 'http://auth:8001/health',
-    description: 'http://…, https://… or tcp://host:port',
+    description: 'http://…, https://… or tcp://host:port; viewers do not see its query',
   });
 
 function endpointProblem(value: string): string | null {
@@ -56,6 +57,7 @@ function endpointProblem(value: string): string | null {
   if (!url.hostname) return expected;
   if (url.username || url.password)
     return 'must not hold credentials: put them into headers, which viewers do not see';
+  if (url.port === '0') return 'expected a port from 1 to 65535';
   if (url.protocol === 'http:' || url.protocol === 'https:') return null;
   if (url.protocol !== 'tcp:') return expected;
   return /^tcp:\/\/[^/?#@]+:[1-9]\d*\/?$/.test(value) ? null : 'expected tcp://host:port, and nothing more';
@@ -71,11 +73,12 @@ const headersSchema = z
   .superRefine((headers, context) => {
     const add = (message: string, path: string[] = []) => context.addIssue({ code: 'custom', message, path });
     if (Object.keys(headers).length > 32) add('must be at most 32');
+    if (JSON.stringify(headers).length > 8192) add('must be at most 8192 characters in all');
     for (const [name, value] of Object.entries(headers)) {
       if (!/^[\w!#$%&'*+.^`|~-]{1,128}$/.test(name)) add('is not the name of a header', [name]);
       else if (hopHeaders.test(name)) add('cannot be set', [name]);
-      if (typeof value !== 'string' || !/^[\t\x20-\x7e\x80-\xff]{0,4096}$/.test(value))
-        add('expected text of at most 4096 characters that a header can hold', [name]);
+      if (typeof value !== 'string' || !/^[\t\x20-\x7e\x80-\xff]*$/.test(value))
+        add('expected text that a header can hold', [name]);
     }
   })
   .openapi({
@@ -93,22 +96,26 @@ const expectedStatusSchema = z
         const match = /^([1-5]xx|([1-5]\d\d)(?:-([1-5]\d\d))?)$/.exec(value);
         return match !== null && (match[3] === undefined || match[2]! <= match[3]);
       }, 'expected 204, "2xx" or "200-204"'),
+    'expected a list such as ["2xx", 304]',
   )
   .min(1, 'must not be empty')
   .max(20, 'must be at most 20')
   .openapi({ type: 'array', items: { type: 'string' }, example: ['2xx'] });
 
 const expectedBodySchema = z
-  .union([
-    z.strictObject({ contains: prose(10_000).min(1, 'must not be empty') }),
-    z.strictObject({
-      json_path: text(1000).superRefine((path, context) => {
-        const message = pathProblem(path);
-        if (message) context.addIssue({ code: 'custom', message });
+  .union(
+    [
+      z.strictObject({ contains: prose(1000).min(1, 'must not be empty') }),
+      z.strictObject({
+        json_path: text(1000).superRefine((path, context) => {
+          const message = pathProblem(path);
+          if (message) context.addIssue({ code: 'custom', message });
+        }),
+        equals: jsonSchema.optional(),
       }),
-      equals: jsonSchema.optional(),
-    }),
-  ])
+    ],
+    'expected {"contains": text}, or {"json_path": text} and if wanted "equals"',
+  )
   .openapi({
     description:
       'What the answer holds: a text, or at an RFC 9535 JSONPath of one value any value, or the one in equals. Without it an ' +
@@ -136,10 +143,15 @@ const definitionFields = {
     description: 'Follows from health_endpoint; heartbeat for a service that calls in by itself',
   }),
   health_endpoint: endpointSchema.nullable(),
-  description: prose(10_000).nullable(),
+  description: prose(2000).nullable(),
   method: z.enum(methods, `expected one of ${methods.join(', ')}`),
   headers: headersSchema,
-  request_body: prose(65_536).nullable(),
+  request_body: prose(8192)
+    .nullable()
+    .openapi({
+      type: ['string', 'null'],
+      description: 'Shown to operators and admins alone; others see ***',
+    }),
   expected_status: expectedStatusSchema,
   expected_body: expectedBodySchema.nullable(),
   max_redirects: integer(0, 20),
@@ -469,18 +481,20 @@ export interface ServicesDependencies {
 const tags = ['Services'];
 const security = [{ bearer: [] }];
 const nameParams = z.object({ name: z.string() });
-const pollMs = 50;
+/** Checks that an org may wait for at once, since each goes on asking the database whether it is done. */
+const maxChecks = 20;
 /** Of an instant (sessions are in UTC), to the microsecond. */
 const cursorFormat = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"';
 
 export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
+  const checks = new Map<number, number>();
 
   // Told here as well, since a probe's result is a late place to learn that an address will never be reached. A name's
   // addresses are checked when they are connected to.
   function checkEgress(endpoint: string | null | undefined, path: string) {
     const host = endpoint ? new URL(endpoint).hostname.replace(/^\[|\]$/g, '') : '';
-    if (!/^[\d.]+$|:/.test(host)) return;
+    if (!net.isIP(host)) return;
     const obstacle = egressObstacle(host, egress);
     if (obstacle) throw invalid([{ path, message: obstacle }]);
   }
@@ -521,9 +535,9 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
         parseJson(c, await readBody(c, maxBodyBytes)),
       );
       checkEgress(definition.health_endpoint, 'health_endpoint');
-      const { orgId } = c.var.principal;
+      const { orgId, subject } = c.var.principal;
       const [row] = await sql<{ outcome: string }[]>`
-        select api.put_service(${orgId}, ${service_name}, ${JSON.stringify(definition)}::text::jsonb) as outcome`;
+        select api.put_service(${orgId}, ${service_name}, ${JSON.stringify(definition)}::text::jsonb, ${subject}) as outcome`;
       return c.json(await answer(c, service_name), row!.outcome === 'created' ? 201 : 200);
     },
   );
@@ -598,7 +612,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
         checkEgress(health_endpoint, `services[${i}].health_endpoint`);
       const [row] = await sql<z.infer<typeof importedSchema>[]>`
         select * from api.import_services(
-          ${c.var.principal.orgId}, ${JSON.stringify(services)}::text::jsonb
+          ${c.var.principal.orgId}, ${JSON.stringify(services)}::text::jsonb, ${c.var.principal.subject}
         )`;
       return c.json(row!);
     },
@@ -687,11 +701,11 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       security,
       summary: 'Probe a service now',
       description:
-        'A worker probes it and the answer is what it found. It counts for the status as any probe; uptime is of the scheduled ones ' +
-        'alone. 202 when no worker has done it within the timeout and five seconds.',
+        'A worker probes it and the answer is what it found. It counts for the status, and its thresholds, as any probe; uptime is of the ' +
+        'scheduled ones alone. 202 when no worker has done it within the timeout and five seconds, or 25 s.',
       request: { params: nameParams },
       responses: {
-        ...responses(200, 'What was found', checkSchema, [400, 401, 403, 404, 409, 503]),
+        ...responses(200, 'What was found', checkSchema, [400, 401, 403, 404, 409, 429, 503]),
         202: {
           description: 'Requested, and not done yet: see /services/{name}/results',
           content: { 'application/json': { schema: requestedSchema } },
@@ -703,21 +717,39 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       check(z.strictObject({}), queryOf(c), 'query');
       const name = nameOf(c);
       const { orgId } = c.var.principal;
+      const waiting = checks.get(orgId) ?? 0;
+      if (waiting >= maxChecks) {
+        throw new Problem(429, 'too_many_checks', `At most ${maxChecks} checks may be waited for at once.`, {
+          headers: { 'Retry-After': '1' },
+        });
+      }
       const [requested] = await sql<{ requested_at: string; timeout_seconds: number }[]>`
         select requested_at::text, timeout_seconds from api.request_check(${orgId}, ${name})`;
       if (!requested) throw noService(name);
+      // No longer than any request may take.
       const deadline = Date.now() + Math.min(25, requested.timeout_seconds + 5) * 1000;
-      do {
-        await sleep(pollMs);
-        const [row] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
+      const { signal } = c.req.raw;
+      let pollMs = 50;
+      checks.set(orgId, (checks.get(orgId) ?? 0) + 1);
+      try {
+        do {
+          await sleep(pollMs);
+          pollMs = Math.min(500, pollMs * 1.3);
+          const [row] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
           select r.*, to_char(r.time, ${cursorFormat}) as cursor from api.get_check(${orgId}, ${name}, ${requested.requested_at}::text::timestamptz) r`;
-        if (row) {
-          const { current_status, ...result } = row;
-          return c.json({ service_name: name, current_status, result: shownResult(result) } satisfies z.infer<
-            typeof checkSchema
-          >);
-        }
-      } while (Date.now() < deadline && !c.req.raw.signal.aborted);
+          if (row) {
+            const { current_status, ...result } = row;
+            return c.json({
+              service_name: name,
+              current_status,
+              result: shownResult(result),
+            } satisfies z.infer<typeof checkSchema>);
+          }
+        } while (Date.now() < deadline && !signal.aborted);
+      } finally {
+        if (checks.get(orgId) === 1) checks.delete(orgId);
+        else checks.set(orgId, checks.get(orgId)! - 1);
+      }
       return c.json(
         {
           service_name: name,
@@ -881,12 +913,16 @@ function pageOf<Row extends { cursor: string }>(rows: Row[], limit: number): [Ro
   return [page, page.length < rows.length ? toCursor(last) : null];
 }
 
-/** A service as the caller may see it. */
+/** A service as the caller may see it: what may hold secrets is for those who could change it. */
 function shown(c: Context<AuthEnv>, { definition, state }: ServiceRow): z.infer<typeof serviceSchema> {
-  const headers = c.var.principal.permissions.has('operate')
-    ? definition.headers
-    : Object.fromEntries(Object.keys(definition.headers).map((name) => [name, '***']));
-  return { ...definition, headers, ...state };
+  if (c.var.principal.permissions.has('operate')) return { ...definition, ...state };
+  return {
+    ...definition,
+    ...state,
+    health_endpoint: definition.health_endpoint?.replace(/\?.*$/, '?***') ?? null,
+    headers: Object.fromEntries(Object.keys(definition.headers).map((name) => [name, '***'])),
+    request_body: definition.request_body === null ? null : '***',
+  };
 }
 
 function nameOf(c: Context<AuthEnv>): string {

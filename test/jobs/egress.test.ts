@@ -15,6 +15,7 @@ const never = [
   '64:ff9b::a9fe:a9fe',
   '2002:a9fe:a9fe::1',
   '::169.254.169.254',
+  '::ffff:0:169.254.169.254',
   'fd00:ec2::254',
   'fd20:ce::254',
   '100.100.100.200',
@@ -101,7 +102,7 @@ describe('probes', () => {
         { ...definition, health_endpoint: `http://${host}:${port}/` },
         { egress: 'deny' },
       );
-      expect(result).toMatchObject({ outcome: 'down', network: null, connect_ms: null });
+      expect(result).toMatchObject({ outcome: 'unknown', network: null, connect_ms: null });
       expect(result.reason).toMatch(
         /^refused: .* is a loopback address, which this deployment does not reach$/,
       );
@@ -124,7 +125,10 @@ describe('probes', () => {
       { ...definition, health_endpoint: `http://127.0.0.1:${port}/` },
       { egress: 'allow' },
     );
-    expect(result.reason).toBe('refused: fe80::1 is a link-local address, which is never reached');
+    expect(result).toMatchObject({
+      outcome: 'down',
+      reason: 'refused: fe80::1 is a link-local address, which is never reached',
+    });
     expect(requests).toBe(1);
   });
 
@@ -136,6 +140,7 @@ describe('probes', () => {
         { address: '127.0.0.1', family: 4 },
       ],
       port,
+      1000,
     );
     await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject));
     expect(socket.remoteAddress).toBe('127.0.0.1');

@@ -285,7 +285,7 @@ describe.skipIf(obstacle !== null)(
       await old`select obs.set_retention('sample_1h', interval '300 days')`;
       // A service that is down, with its alert.
       await old`
-        select api.put_service(${id}, 'shop', '{"kind": "http", "health_endpoint": "http://shop.test/", "failure_threshold": 1}')`;
+        select api.put_service(${id}, 'shop', '{"kind": "http", "health_endpoint": "http://shop.test/", "failure_threshold": 1}', 'me')`;
       const [service] = await old<{ id: number }[]>`select id from obs.service`;
       await old`
         select job.record_probes('w', 'other', jsonb_build_array(jsonb_build_object(

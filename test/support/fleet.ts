@@ -52,7 +52,7 @@ export async function runFleet(sql: postgres.Sql, databaseUrl: string, fleet: Fl
       timeout_seconds: 5,
     }));
     await sql`
-      select api.import_services(api.ensure_org('fleet'), ${sql.json(definitions as unknown as postgres.JSONValue)})`;
+      select api.import_services(api.ensure_org('fleet'), ${sql.json(definitions as unknown as postgres.JSONValue)}, 'test')`;
     const deadline = Date.now() + 120_000;
     while (
       (

@@ -52,6 +52,7 @@ create policy worker on obs.alert to obs_job_definer using (true);
 create policy worker on obs.alert_event to obs_job_definer using (true);
 grant select, insert, update on obs.alert to obs_api_definer, obs_job_definer;
 grant select, insert on obs.alert_event to obs_api_definer, obs_job_definer;
+grant delete on obs.alert to obs_job_definer;
 
 -- migrate:down
 drop table obs.alert_event;

@@ -57,8 +57,11 @@ create table obs.service_state (
   is_flapping boolean not null default false,
   is_paused boolean not null default false,
   paused_until timestamptz,
+  watched_since timestamptz not null,
   next_check_at timestamptz,
+  last_slot timestamptz,
   is_deferred boolean not null default false,
+  is_doubted boolean not null default false,
   last_check_at timestamptz,
   response_time_ms float8,
   status_code int,
@@ -70,6 +73,10 @@ comment on column obs.service_state.reason is 'What the last probe that counted 
 comment on column obs.service_state.outcomes is 'Of the last 21 probes that counted, oldest first: 1 for an answer as expected, 0 for none.';
 comment on column obs.service_state.next_check_at is
   'The slot that is to be probed next: who moves it on, under the row''s lock, is the one who probes. Null: none, the service is paused.';
+comment on column obs.service_state.watched_since is 'When it was registered, resumed, or became a heartbeat.';
+comment on column obs.service_state.last_slot is 'The slot that was claimed last: another probe within it, after a change say, does not count as a second one.';
+comment on column obs.service_state.is_doubted is
+  'It could not be reached when the worker had no network, and has not answered since: no evidence that the worker has none now.';
 comment on column obs.service_state.is_deferred is
   'Its last slots were missed, by every worker, and the next probe was put off so that not all services come at once.';
 create index service_state_next_check_at on obs.service_state (next_check_at);
@@ -87,12 +94,16 @@ grant usage on sequence obs.service_id_seq to obs_api_definer;
 -- To lock a row takes the right to update it.
 grant select, update on obs.service, obs.service_state to obs_job_definer;
 
+create index service_depends_on on obs.service using gin (depends_on);
+
 create table obs.probe_worker (
   name text primary key,
+  seen_at timestamptz not null,
   answered_at timestamptz,
   failed_service_ids int[] not null default '{}',
   failed_hosts text[] not null default '{}',
-  offline_since timestamptz
+  offline_since timestamptz,
+  is_told boolean not null default false
 );
 comment on table obs.probe_worker is
   'Whether a worker''s own network is in order, see lib.assess_worker. No tenant''s data, and no business of any.';
@@ -100,9 +111,25 @@ comment on column obs.probe_worker.answered_at is 'When a host that is not the w
 comment on column obs.probe_worker.failed_service_ids is 'Services that did answer before and that it could not reach since then.';
 alter table obs.probe_worker enable row level security;
 create policy worker on obs.probe_worker to obs_job_definer using (true);
-grant select, insert, update on obs.probe_worker to obs_job_definer;
+grant select, insert, update, delete on obs.probe_worker to obs_job_definer;
+
+create function obs.probe_lag(_now timestamptz)
+returns float8
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select greatest(0, extract(epoch from _now - min(next_check_at)))::float8 from obs.service_state
+$$;
+comment on function obs.probe_lag(timestamptz) is
+  'How late the probe is that is due for longest, of any org, in seconds: under a second as long as workers are there and keep up. '
+  'Null where there is nothing to probe. Runs as the owner, past row-level security, and says no more than that.';
+revoke all on function obs.probe_lag(timestamptz) from public;
+grant execute on function obs.probe_lag(timestamptz) to obs_api_definer, obs_job_definer;
 
 -- migrate:down
+drop function obs.probe_lag(timestamptz);
 drop table obs.probe_worker;
 drop table obs.service_state;
 drop table obs.service;

@@ -723,42 +723,38 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
           headers: { 'Retry-After': '1' },
         });
       }
-      const [requested] = await sql<{ requested_at: string; timeout_seconds: number }[]>`
-        select requested_at::text, timeout_seconds from api.request_check(${orgId}, ${name})`;
-      if (!requested) throw noService(name);
-      // No longer than any request may take.
-      const deadline = Date.now() + Math.min(25, requested.timeout_seconds + 5) * 1000;
-      const { signal } = c.req.raw;
-      let pollMs = 50;
-      checks.set(orgId, (checks.get(orgId) ?? 0) + 1);
+      checks.set(orgId, waiting + 1);
       try {
-        do {
-          await sleep(pollMs);
-          pollMs = Math.min(500, pollMs * 1.3);
-          const [row] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
-          select r.*, to_char(r.time, ${cursorFormat}) as cursor from api.get_check(${orgId}, ${name}, ${requested.requested_at}::text::timestamptz) r`;
-          if (row) {
-            const { current_status, ...result } = row;
-            return c.json({
-              service_name: name,
-              current_status,
-              result: shownResult(result),
-            } satisfies z.infer<typeof checkSchema>);
-          }
-        } while (Date.now() < deadline && !signal.aborted);
+        return await checkNow(c, orgId, name);
       } finally {
-        if (checks.get(orgId) === 1) checks.delete(orgId);
-        else checks.set(orgId, checks.get(orgId)! - 1);
+        const left = checks.get(orgId)! - 1;
+        if (left > 0) checks.set(orgId, left);
+        else checks.delete(orgId);
       }
-      return c.json(
-        {
-          service_name: name,
-          requested_at: new Date(requested.requested_at).toISOString(),
-        } satisfies z.infer<typeof requestedSchema>,
-        202,
-      );
     },
   );
+
+  async function checkNow(c: Context<AuthEnv>, orgId: number, name: string) {
+    const [requested] = await sql<{ requested_at: string; timeout_seconds: number }[]>`
+      select requested_at::text, timeout_seconds from api.request_check(${orgId}, ${name})`;
+    if (!requested) throw noService(name);
+    // No longer than any request may take.
+    const deadline = Date.now() + Math.min(25, requested.timeout_seconds + 5) * 1000;
+    const { signal } = c.req.raw;
+    for (let pollMs = 50; Date.now() < deadline && !signal.aborted; pollMs = Math.min(500, pollMs * 1.3)) {
+      await sleep(pollMs);
+      const [row] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
+        select r.*, to_char(r.time, ${cursorFormat}) as cursor
+        from api.get_check(${orgId}, ${name}, ${requested.requested_at}::text::timestamptz) r`;
+      if (!row) continue;
+      const { current_status, ...result } = row;
+      return c.json({ service_name: name, current_status, result: shownResult(result) } satisfies z.infer<
+        typeof checkSchema
+      >);
+    }
+    const requested_at = new Date(requested.requested_at).toISOString();
+    return c.json({ service_name: name, requested_at } satisfies z.infer<typeof requestedSchema>, 202);
+  }
 
   endpoint(
     router,

@@ -1,8 +1,12 @@
 // Two workers probe a fleet, and one of them is killed half-way: each slot once, none lost for longer than an interval.
+import { once } from 'node:events';
+import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import postgres from 'postgres';
-import { afterAll, beforeAll, expect, inject, test } from 'vitest';
+import { afterEach, beforeEach, expect, inject, test } from 'vitest';
 import { cloneDatabase } from '../support/database.ts';
 import { type Fleet, runFleet } from '../support/fleet.ts';
+import { startService } from '../support/process.ts';
 
 const isSoak = process.env.SOAK === 'true';
 const fleet: Fleet = isSoak
@@ -11,11 +15,11 @@ const fleet: Fleet = isSoak
 
 let url: string;
 let sql: postgres.Sql;
-beforeAll(async () => {
+beforeEach(async () => {
   url = await cloneDatabase(inject('server'));
   sql = postgres(url, { max: 3, onnotice: () => {} });
 });
-afterAll(() => sql?.end({ timeout: 5 }));
+afterEach(() => sql?.end({ timeout: 5 }));
 
 test(`${fleet.services} services each ${fleet.intervalSeconds} s for ${fleet.seconds} s, two workers, one killed half-way`, async () => {
   const { from, until, killedAt, requests } = await runFleet(sql, url, fleet);
@@ -62,4 +66,53 @@ test(`${fleet.services} services each ${fleet.intervalSeconds} s for ${fleet.sec
   const [jobs] = await sql<{ waiting: number }[]>`
     select count(*)::int as waiting from graphile_worker.jobs where key like 'probe:%'`;
   expect(jobs!.waiting).toBe(fleet.services);
+});
+
+test('an org whose services all hang holds up its own probes and no other org’s', async () => {
+  // Never answers, and never reads.
+  const hole = net.createServer((socket) => socket.on('error', () => {}));
+  const well = net.createServer((socket) => socket.on('error', () => {}).end());
+  for (const server of [hole, well]) {
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+  }
+  const register = (org: string, n: number, definition: object) => sql`
+    select api.import_services(api.ensure_org(${org}), ${sql.json(
+      Array.from({ length: n }, (_, i) => ({ service_name: `s${i}`, ...definition })),
+    )}, 'test')`;
+  const portOf = (server: net.Server) => (server.address() as net.AddressInfo).port;
+  await register('greedy', 200, {
+    kind: 'http',
+    health_endpoint: `http://127.0.0.1:${portOf(hole)}/`,
+    check_interval_seconds: 10,
+    timeout_seconds: 10,
+  });
+  await register('modest', 3, {
+    kind: 'tcp',
+    health_endpoint: `tcp://127.0.0.1:${portOf(well)}`,
+    check_interval_seconds: 5,
+  });
+  const worker = await startService('worker', { DATABASE_URL: url, PROBE_CONCURRENCY: '20' });
+  try {
+    // The greedy org has its places and its line by then.
+    await sleep(8000);
+    const from = new Date();
+    await sleep(20_000);
+    const until = new Date(from.getTime() + 15_000);
+    const slots = await sql<{ name: string; n: number; up: boolean }[]>`
+      select s.name, count(*)::int as n, bool_and(r.outcome = 'up') as up
+      from obs.probe_result r join obs.service s on s.id = r.service_id join obs.org o on o.id = s.org_id
+      where o.external_id = 'modest' and r.slot >= ${from} and r.slot < ${until} group by s.name order by 1`;
+    expect(slots).toEqual(['s0', 's1', 's2'].map((name) => ({ name, n: 3, up: true })));
+    // The greedy one goes on too, with what it has: a fifth of the places at the least are not its own.
+    const [greedy] = await sql<{ n: number }[]>`
+      select count(*)::int as n from obs.probe_result r join obs.service s on s.id = r.service_id join obs.org o on o.id = s.org_id
+      where o.external_id = 'greedy'`;
+    expect(greedy!.n).toBeGreaterThanOrEqual(16);
+    expect(greedy!.n).toBeLessThanOrEqual(60);
+  } finally {
+    await worker.kill();
+    hole.close();
+    well.close();
+  }
 });

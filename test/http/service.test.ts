@@ -16,6 +16,29 @@ test.each(['/health', '/api/v1/health'])('%s tells how the service is, without a
   expect((await api.call('GET', `${path}/ready`, { token: null })).body).toEqual({ status: 'ready' });
 });
 
+test('probes that are late show in /health and in /metrics', async () => {
+  const read = async () => {
+    const { status, body } = await api.call('GET', '/health', { token: null });
+    const text = (await api.call('GET', '/metrics', { token: null })).body as string;
+    const lag = /^obs_probe_lag_seconds ([\d.]+)$/m.exec(text)?.[1];
+    return [
+      status,
+      body.status,
+      body.details.probes.status,
+      lag === undefined ? null : Math.round(Number(lag)),
+    ];
+  };
+  await api.call('POST', '/api/v1/services/register', {
+    body: { service_name: 'late', health_endpoint: 'http://service.test/' },
+  });
+  await api.sql`update obs.service_state set next_check_at = now() + interval '10 seconds'`;
+  expect(await read()).toEqual([200, 'healthy', 'healthy', 0]);
+  await api.sql`update obs.service_state set next_check_at = now() - interval '90 seconds'`;
+  expect(await read()).toEqual([200, 'degraded', 'degraded', 90]);
+  await api.call('DELETE', '/api/v1/services/late');
+  expect((await read()).slice(0, 3)).toEqual([200, 'healthy', 'healthy']);
+});
+
 test('/metrics is in Prometheus text format and counts what was committed', async () => {
   const committed = async () => {
     const text = (await api.call('GET', '/metrics', { token: null })).body as string;

@@ -112,6 +112,13 @@ describe('a registration', () => {
     },
   );
 
+  test.each(['1.2.3.4.5', '999.1.1.1', '1.', '08.1.1.1'])(
+    'at tcp://%s is registered, whatever a resolver makes of it',
+    async (host) => {
+      expect([200, 201]).toContain((await register('odd', { health_endpoint: `tcp://${host}:80` })).status);
+    },
+  );
+
   test('past the limit of the org is refused, and what is there goes on', async () => {
     await api.sql`insert into obs.org (external_id, service_limit) values ('small', 2)`;
     const token = await signToken({ org_id: 'small' });
@@ -144,6 +151,8 @@ const refusals: [object, string[]][] = [
     'tcp://a.test:1/x',
     'http://me:secret@a.test/',
     'javascript:1',
+    'http://a.test:0/',
+    'tcp://a.test:99999',
     'http://a\nb.test',
   ].map(
     (health_endpoint) => [{ service_name: 'x', health_endpoint }, ['health_endpoint']] as [object, string[]],
@@ -335,10 +344,19 @@ describe('what is there', () => {
   });
 
   test('shows header values to those who may change them, and to no other', async () => {
-    await register('keyed', { headers: { Authorization: 'Bearer secret' } });
+    await register('keyed', {
+      health_endpoint: 'http://service.test/health?token=secret',
+      method: 'POST',
+      request_body: '{"password": "secret"}',
+      headers: { Authorization: 'Bearer secret' },
+    });
     const viewer = { token: await signToken({ role: 'viewer' }) };
     expect((await get('keyed')).headers).toEqual({ Authorization: 'Bearer secret' });
-    expect((await get('keyed', viewer)).headers).toEqual({ Authorization: '***' });
+    expect(await get('keyed', viewer)).toMatchObject({
+      headers: { Authorization: '***' },
+      request_body: '***',
+      health_endpoint: 'http://service.test/health?***',
+    });
     const { body } = await api.call('GET', '/api/v1/services?q=keyed', viewer);
     expect(JSON.stringify(body)).not.toContain('secret');
   });
@@ -578,4 +596,17 @@ test('a check that no worker comes for is a 202', { timeout: 30_000 }, async () 
   const { status, body } = await api.call('POST', '/api/v1/services/alone/check');
   expect(status).toBe(202);
   expect(body.service_name).toBe('alone');
+});
+
+test('checks that wait are not more than twenty of an org', { timeout: 30_000 }, async () => {
+  await register('many', { timeout_seconds: 0.1 });
+  const answers = await Promise.all(
+    Array.from({ length: 24 }, () => api.call('POST', '/api/v1/services/many/check')),
+  );
+  const statuses = answers.map(({ status }) => status);
+  expect(statuses.filter((status) => status === 202)).toHaveLength(20);
+  const refused = answers.find(({ status }) => status === 429)!;
+  expect(statuses.filter((status) => status === 429)).toHaveLength(4);
+  expect([refused.body.code, refused.headers.get('Retry-After')]).toEqual(['too_many_checks', '1']);
+  expect((await api.call('POST', '/api/v1/services/many/check')).status).toBe(202);
 });

@@ -145,22 +145,36 @@ comment on function lib.assess_worker is
 
 create function lib.list_unhealthy_dependencies(_org_id int, _names text[])
 returns text[]
-language sql
+language plpgsql
 stable
+set search_path = ''
 as $$
-  with recursive needed as (
-    select s.name, s.depends_on, 1 as depth
-    from obs.service s
-    join obs.service_state t on t.service_id = s.id
-    where s.org_id = _org_id and s.name = any (_names) and t.status = 'unhealthy'
-    union
-    select s.name, s.depends_on, n.depth + 1
-    from needed n
-    join obs.service s on s.org_id = _org_id and s.name = any (n.depends_on)
-    join obs.service_state t on t.service_id = s.id
-    where n.depth < 4 and t.status = 'unhealthy'
-  )
-  select coalesce((array_agg(distinct n.name order by n.name))[:20], '{}') from needed n
+declare
+  _most constant int := 20;
+  _found text[] := array[]::text[];
+  _next text[];
+begin
+  -- Level by level and never more than so many: an org may have a graph of any shape, and others' results wait meanwhile.
+  for _depth in 1..4 loop
+    _next := array(
+      select s.name
+      from obs.service s
+      join obs.service_state t on t.service_id = s.id
+      where s.org_id = _org_id and s.name = any (_names) and t.status = 'unhealthy' and s.name <> all (_found)
+      order by s.name
+      limit _most - cardinality(_found)
+    );
+    _found := _found || _next;
+    exit when cardinality(_next) = 0 or cardinality(_found) = _most;
+    _names := array(
+      select distinct d.name
+      from obs.service s
+      cross join unnest(s.depends_on) as d (name)
+      where s.org_id = _org_id and s.name = any (_next)
+    );
+  end loop;
+  return array(select f from unnest(_found) as f order by f);
+end
 $$;
 comment on function lib.list_unhealthy_dependencies is
   'Which of these services are unhealthy, and which of those that they depend on in turn, four deep; 20 at the most.';

@@ -174,7 +174,7 @@ const definitionFields = {
   alert_on_failure: z.boolean('expected true or false'),
   alert_severity: severitySchema,
   tags: listOf(text(100), 50).openapi({ type: 'array', items: { type: 'string' }, example: ['core'] }),
-  depends_on: listOf(text(255), 100).openapi({ type: 'array', items: { type: 'string' } }),
+  depends_on: listOf(text(255), 50).openapi({ type: 'array', items: { type: 'string' } }),
   sla_target_percent: z
     .number('expected a percentage below 100')
     .gt(0, 'must be above 0')

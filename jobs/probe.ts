@@ -99,6 +99,14 @@ export function probeService(dependencies: ProbeDependencies): Task {
     else log.info('the network is there again');
   }
 
+  // Once a minute for an org: there are many when there is one.
+  const toldSkipped = new Map<number, number>();
+  function tellSkipped(org_id: number) {
+    if (Date.now() - (toldSkipped.get(org_id) ?? 0) < 60_000) return;
+    toldSkipped.set(org_id, Date.now());
+    log.warn({ org_id }, 'probes are skipped: the org has too many of them waiting');
+  }
+
   return async (payload, { abortSignal }) => {
     const { service_id, org_id, is_requested = false } = payload as Payload;
     // Waits here already: its job was added anew, since it is late.
@@ -107,8 +115,9 @@ export function probeService(dependencies: ProbeDependencies): Task {
     waiting.add(key);
     const leave = await share.enter(org_id).finally(() => waiting.delete(key));
     try {
+      if (abortSignal?.aborted) return;
       const claimed = await claim({ service_id, is_requested, is_skipped: leave === null });
-      if (!leave) log.warn({ org_id, service_id }, 'skipped: the org has too many probes waiting');
+      if (!leave) tellSkipped(org_id);
       if (!claimed || !leave) return;
       const { definition, ...identity } = claimed;
       const isOwn = definition.health_endpoint === selfEndpoint;

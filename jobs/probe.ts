@@ -7,7 +7,8 @@ import type { Sql } from '../src/db.ts';
 import { type EgressPolicy, lookedUp } from '../src/egress.ts';
 import { toProblem } from '../src/errors.ts';
 import { createBatch } from './batch.ts';
-import { type Definition, type ProbeResult, probe } from './probes/probe.ts';
+import { type ProbeResult, probe } from './probes/probe.ts';
+import type { Definition } from './probes/trace.ts';
 import { createShare } from './share.ts';
 
 interface Payload {

@@ -7,8 +7,8 @@ import { isDeepStrictEqual } from 'node:util';
 import { compile, type JSONValue } from 'json-p3';
 import type { EgressPolicy } from '../../src/egress.ts';
 import { serviceName, version } from '../../src/version.ts';
-import { abortable, type Definition, ms, ProbeFailure, type Trace } from './probe.ts';
 import { connect } from './tcp.ts';
+import { abortable, type Definition, ms, ProbeFailure, type Trace } from './trace.ts';
 
 /** An answer that is longer is a failure: what is probed is a health endpoint. */
 export const maxAnswerBytes = 1024 ** 2;

@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import type net from 'node:net';
 import { connectTo, type EgressPolicy, resolveHost } from '../../src/egress.ts';
-import { abortable, type Definition, ms, type Trace } from './probe.ts';
+import { abortable, type Definition, ms, type Trace } from './trace.ts';
 
 /** Resolves the host's name and connects; the trace gets the timings. Who calls closes the socket. */
 export async function connect(

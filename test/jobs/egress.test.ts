@@ -2,7 +2,8 @@
 import http from 'node:http';
 import type net from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type Definition, probe } from '../../jobs/probes/probe.ts';
+import { probe } from '../../jobs/probes/probe.ts';
+import type { Definition } from '../../jobs/probes/trace.ts';
 import { connectTo, EgressError, egressObstacle, resolveHost } from '../../src/egress.ts';
 
 const never = [

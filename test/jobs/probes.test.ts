@@ -7,7 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import tls from 'node:tls';
 import { generate } from 'selfsigned';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { type Definition, probe } from '../../jobs/probes/probe.ts';
+import { probe } from '../../jobs/probes/probe.ts';
+import type { Definition } from '../../jobs/probes/trace.ts';
 
 const closing: { close(): void }[] = [];
 const sockets = new Set<net.Socket>();

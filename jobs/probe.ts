@@ -60,6 +60,19 @@ export function probeService(dependencies: ProbeDependencies): Task {
   let isOffline = false;
 
   const claim = createBatch(async (requests: Request[]) => {
+    try {
+      return await claimAll(requests);
+    } catch (error) {
+      if (requests.length === 1) throw error;
+      // Whatever it is about one of them, the others' slots are not to be lost with it.
+      const outcomes = await Promise.allSettled(requests.map((request) => claimAll([request])));
+      const failed = outcomes.filter(({ status }) => status === 'rejected').length;
+      log.error({ error, failed }, 'probes cannot be claimed');
+      return outcomes.map((outcome) => (outcome.status === 'fulfilled' ? outcome.value[0] : undefined));
+    }
+  }, maxBatch);
+
+  async function claimAll(requests: Request[]): Promise<(Claim | undefined)[]> {
     const list = (values: (number | boolean)[]) => `{${values.join(',')}}`;
     const claims = await retried(
       () => sql<Claim[]>`
@@ -74,7 +87,7 @@ export function probeService(dependencies: ProbeDependencies): Task {
       const i = claims.findIndex((c) => c.service_id === service_id && c.is_requested === is_requested);
       return i < 0 ? undefined : claims.splice(i, 1)[0];
     });
-  }, maxBatch);
+  }
 
   const record = createBatch(async (results: Result[]) => {
     try {
@@ -114,7 +127,9 @@ export function probeService(dependencies: ProbeDependencies): Task {
     const key = `${service_id} ${is_requested}`;
     if (waiting.has(key)) return;
     waiting.add(key);
-    const leave = await share.enter(org_id).finally(() => waiting.delete(key));
+    // Somebody waits for one that is requested; the API sees to it that they are few.
+    const leave = is_requested ? () => {} : await share.enter(org_id);
+    waiting.delete(key);
     try {
       if (abortSignal?.aborted) return;
       const claimed = await claim({ service_id, is_requested, is_skipped: leave === null });

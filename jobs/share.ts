@@ -55,7 +55,8 @@ export function createShare(places: number): Share {
         take(org);
         return place();
       }
-      if (queue.length >= places) return null;
+      // All that wait together hold jobs of the worker, of which there is not an end.
+      if (queue.length >= places / (waiting.size + (waiting.has(org) ? 0 : 1))) return null;
       await new Promise<void>((resolve) => {
         queue.push(resolve);
         waiting.set(org, queue);

@@ -33,7 +33,7 @@ export function createTelemetry(read: {
     registers: [registry],
     async collect() {
       const lag = await read.probeLagSeconds();
-      if (lag === null) this.reset();
+      if (lag === null) this.remove();
       else this.set(lag);
     },
   });

@@ -128,8 +128,8 @@ begin
     _worker.failed_hosts := '{}';
     _worker.offline_since := null;
   elsif cardinality(_service_ids) > 0 then
-    -- No more than it takes to tell.
-    _worker.failed_service_ids := (array(select distinct unnest(_worker.failed_service_ids || _service_ids)))[:10];
+    -- Bounded: as many as could turn unhealthy before it can be told, and more hosts than it takes.
+    _worker.failed_service_ids := (array(select distinct unnest(_worker.failed_service_ids || _service_ids)))[:1000];
     _worker.failed_hosts := (array(select distinct unnest(_worker.failed_hosts || _hosts)))[:10];
     if cardinality(_worker.failed_service_ids) >= 3 and cardinality(_worker.failed_hosts) >= 2 then
       _worker.offline_since := coalesce(_worker.offline_since, _now);
@@ -608,10 +608,10 @@ begin
     _scheduled_ids := _scheduled_ids || _state.service_id;
     _scheduled_org_ids := _scheduled_org_ids || _state.org_id;
     _scheduled_ats := _scheduled_ats || _schedule.next_check_at;
-    continue when not _schedule.is_due or _row.is_skipped;
+    continue when not _schedule.is_due;
     if (_row.service).kind = 'heartbeat' then
       perform lib.check_heartbeat(_row.service, _state, _slot, _now);
-    else
+    elsif not _row.is_skipped then
       return query select _state.service_id, false, _slot, _now, to_jsonb(_row.service);
     end if;
   end loop;
@@ -622,7 +622,7 @@ comment on function job.claim_probes is
   'Which of these services the caller is to probe now, with their definitions: those whose slot is due and that nobody else has '
   'claimed, and those that are requested (slot is null then). Adds the job for each one''s next slot in the same transaction, so '
   'that a worker that dies takes no more than the slot with it. Of those that are skipped nobody probes the slot. Heartbeats are judged '
-  'here and are not among the answers.';
+  'here, skipped or not, and are not among the answers.';
 
 create function lib.check_heartbeat(_service obs.service, _state obs.service_state, _slot timestamptz, _now timestamptz)
 returns void

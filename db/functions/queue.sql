@@ -33,15 +33,17 @@ begin
   into _missing
   from unnest(_service_ids, _org_ids, _run_ats) as p (service_id, org_id, run_at)
   where not exists (
-    select from graphile_worker.jobs j where j.key = 'probe:' || p.service_id and j.locked_at is null
+    select
+    from graphile_worker.jobs j
+    where j.key = 'probe:' || p.service_id and j.locked_at is null and j.attempts < j.max_attempts
   );
   perform queue.schedule_probes(_missing.ids, _missing.org_ids, _missing.ats);
   return coalesce(cardinality(_missing.ids), 0);
 end
 $$;
 comment on function queue.heal_probes is
-  'queue.schedule_probes for those services that have no job waiting; returns how many. One that a worker has taken counts as none: it '
-  'may have died, and if not, who claims the slot first is the one who probes.';
+  'queue.schedule_probes for those services that have no job waiting; returns how many. One that failed counts as none, and so does one '
+  'that a worker has taken: it may have died, and if not, who claims the slot first is the one who probes.';
 
 create function queue.request_check(_service_id int, _org_id int)
 returns void

@@ -279,23 +279,36 @@ as $$
 $$;
 comment on function lib.service_definition is 'A service as it is registered, exported and imported.';
 
-create function lib.current_status(_state obs.service_state, _now timestamptz)
+create function lib.is_stale(_service obs.service, _state obs.service_state, _now timestamptz)
+returns boolean
+language sql
+stable
+as $$
+  select not _state.is_paused and (
+    _state.next_check_at < _now - interval '1 minute'
+    or greatest(_state.last_slot, _state.watched_since) < _now - make_interval(secs => 60 + 2 * _service.check_interval_seconds)
+  )
+$$;
+comment on function lib.is_stale is
+  'Whether no worker has probed a service for so long that what was found before says little: its probe has been due for a minute, or '
+  'slots were skipped.';
+
+create function lib.current_status(_service obs.service, _state obs.service_state, _now timestamptz)
 returns text
 language sql
 stable
 as $$
-  select case when _state.next_check_at < _now - interval '1 minute' then 'unknown' else _state.status end
+  select case when lib.is_stale(_service, _state, _now) then 'unknown' else _state.status end
 $$;
-comment on function lib.current_status is
-  'A service''s status; unknown when its probe has been due for a minute and no worker came: what was found before says little by then.';
+comment on function lib.current_status is 'A service''s status; unknown when that is stale (lib.is_stale).';
 
-create function lib.current_reason(_state obs.service_state, _now timestamptz)
+create function lib.current_reason(_service obs.service, _state obs.service_state, _now timestamptz)
 returns text
 language sql
 stable
 as $$
   select case
-    when _state.next_check_at < _now - interval '1 minute'
+    when lib.is_stale(_service, _state, _now)
       then 'no worker has probed it since ' || lib.rfc3339(coalesce(_state.last_check_at, _state.watched_since))
     else _state.reason
   end
@@ -309,9 +322,9 @@ stable
 set search_path = ''
 as $$
   select json_build_object(
-    'current_status', lib.current_status(_state, now()),
+    'current_status', lib.current_status(_service, _state, now()),
     'status_since', lib.rfc3339(_state.status_since),
-    'reason', lib.current_reason(_state, now()),
+    'reason', lib.current_reason(_service, _state, now()),
     'is_flapping', _state.is_flapping,
     'paused', _state.is_paused,
     'paused_until', lib.rfc3339(_state.paused_until),
@@ -389,7 +402,7 @@ begin
   -- Nor are many that are registered one after the other.
   select count(*) into _pending
   from obs.service_state t
-  where t.org_id = _org_id and t.last_check_at is null and t.next_check_at > now() - interval '10 seconds';
+  where t.org_id = _org_id and t.last_slot is null and t.next_check_at > now() - interval '10 seconds';
   return (
     select p.outcome
     from lib.put_services(
@@ -418,7 +431,10 @@ declare
   _service obs.service;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  if not api.has_service(_org_id, _name) then
+  -- In the order of lib.make_room, which would make one that is deleted meanwhile.
+  perform 1 from obs.org where id = _org_id for no key update;
+  perform 1 from obs.service s where s.org_id = _org_id and s.name = _name for update;
+  if not found then
     return false;
   end if;
   perform lib.put_services(_org_id, jsonb_build_array(_changes || jsonb_build_object('service_name', _name)), '', interval '0', _actor);
@@ -503,7 +519,7 @@ begin
   where s.org_id = _org_id
     and (_after is null or s.name > _after)
     and (_tag is null or _tag = any (s.tags))
-    and (_status is null or lib.current_status(t, now()) = _status)
+    and (_status is null or lib.current_status(s, t, now()) = _status)
     and (
       _q is null
       or strpos(lower(concat_ws(' ', s.name, s.description, s.health_endpoint)), lower(_q)) > 0
@@ -562,7 +578,7 @@ begin
     lib.service_definition(s.definition),
     lib.service_state_fields(s.definition, t),
     (
-      select coalesce(json_agg(json_build_object('service_name', d.name, 'current_status', case when ds.id is not null then lib.current_status(dt, now()) end) order by d.n), '[]')
+      select coalesce(json_agg(json_build_object('service_name', d.name, 'current_status', case when ds.id is not null then lib.current_status(ds, dt, now()) end) order by d.n), '[]')
       from unnest((s.definition).depends_on) with ordinality as d (name, n)
       left join obs.service ds on ds.org_id = _org_id and ds.name = d.name
       left join obs.service_state dt on dt.service_id = ds.id
@@ -741,7 +757,7 @@ as $$
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   return query
-  select lib.current_status(t, now()), p.time, p.slot, p.outcome, p.response_time_ms, p.dns_ms, p.connect_ms, p.tls_ms, p.first_byte_ms, p.status_code,
+  select lib.current_status(s, t, now()), p.time, p.slot, p.outcome, p.response_time_ms, p.dns_ms, p.connect_ms, p.tls_ms, p.first_byte_ms, p.status_code,
     p.reason, p.worker
   from obs.service s
   join obs.service_state t on t.service_id = s.id
@@ -916,7 +932,7 @@ begin
       '}}'
     )
     from (
-      select s.id, s.name, lib.current_status(t, _now) as status, lib.current_reason(t, _now) as reason,
+      select s.id, s.name, lib.current_status(s, t, _now) as status, lib.current_reason(s, t, _now) as reason,
         t.last_check_at, t.response_time_ms, t.is_flapping, t.is_paused
       from obs.service s
       join obs.service_state t on t.service_id = s.id

@@ -247,10 +247,36 @@ describe('slots', () => {
     const jobs = await database.sql`select run_at from graphile_worker.jobs where key = ${`probe:${id}`}`;
     expect(jobs).toEqual([{ run_at: at(0) }]);
     // It is there: another look changes nothing.
-    await heal(4);
+    expect(await heal(4)).toBe(0);
     expect(await database.sql`select run_at from graphile_worker.jobs where key = ${`probe:${id}`}`).toEqual(
       jobs,
     );
+  });
+
+  test('whose job failed get another too', async () => {
+    const id = await register('a');
+    await database.sql`update graphile_worker._private_jobs set attempts = max_attempts where key = ${`probe:${id}`}`;
+    expect(await worker`select job.heal_probes(${at(4)}) as n`).toEqual([{ n: 1 }]);
+    expect(
+      await database.sql`select attempts from graphile_worker.jobs where key = ${`probe:${id}`}`,
+    ).toEqual([{ attempts: 0 }]);
+  });
+
+  test('that are skipped move on without a probe, and are told after two of them', async () => {
+    const id = await register('a');
+    await record([resultOf(id, 0)], 0);
+    const skip = (seconds: number) => worker`
+      select service_id from job.claim_probes(${`{${id}}`}::text::int[], '{false}', ${at(seconds)}, '{true}')`;
+    expect(await skip(1)).toEqual([]);
+    const { next_check_at } = await stateOf(id);
+    expect(next_check_at!.getTime()).toBeGreaterThan(at(1).getTime());
+    const status = async (seconds: number) =>
+      JSON.parse(
+        (await api`select api.get_services_health(${orgId}, false, ${at(seconds)}) as answer`)[0]!.answer,
+      ).services.a.current_status;
+    await database.sql`update obs.service_state set next_check_at = ${at(1000)} where service_id = ${id}`;
+    expect(await status(79)).toBe('healthy');
+    expect(await status(81)).toBe('unknown');
   });
 
   test('a requested check takes no slot', async () => {
@@ -819,7 +845,7 @@ test('that no worker has come for a minute is shown as unknown', async () => {
       select count(*)::int as n from api.list_services(${orgId}, null, 'healthy', null, null, 10)`;
     return [service!.state.current_status, JSON.parse(health!.answer).services.a.current_status, listed!.n];
   };
-  await database.sql`update obs.service_state set next_check_at = now() - interval '50 seconds' where service_id = ${id}`;
+  await database.sql`update obs.service_state set next_check_at = now() - interval '50 seconds', last_slot = now() where service_id = ${id}`;
   expect(await shown()).toEqual(['healthy', 'healthy', 1]);
   await database.sql`update obs.service_state set next_check_at = now() - interval '61 seconds' where service_id = ${id}`;
   expect(await shown()).toEqual(['unknown', 'unknown', 0]);
@@ -896,6 +922,20 @@ test('imports, changes and deletions beside workers end in no deadlock, and lose
         select count(*) as n from obs.alert where org_id = ${orgId} and status <> 'resolved' group by fingerprint) a) as open`;
   expect(row!.services).toBe(60);
   expect(row!.open).toBeLessThanOrEqual(1);
+});
+
+test('a change that meets a deletion makes no service', async () => {
+  await register('a');
+  let patching: Promise<unknown>;
+  await api.begin(async (sql) => {
+    await sql`select api.delete_service(${orgId}, 'a', 'me')`;
+    patching = database.sql`
+      select api.patch_service(${orgId}, 'a', '{"kind": "http", "health_endpoint": "http://a.test/"}', null, null, 'me') as is_found`;
+    void patching.catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  });
+  expect(await patching!).toEqual([{ is_found: false }]);
+  expect(await database.sql`select from obs.service where org_id = ${orgId}`).toEqual([]);
 });
 
 test('one org does not see, change, delete or check the services and alerts of another', async () => {

@@ -120,7 +120,8 @@ stable
 security definer
 set search_path = ''
 as $$
-  select greatest(0, extract(epoch from _now - min(next_check_at)))::float8 from obs.service_state
+  select case when min(next_check_at) is not null then greatest(0, extract(epoch from _now - min(next_check_at))) end::float8
+  from obs.service_state
 $$;
 comment on function obs.probe_lag(timestamptz) is
   'How late the probe is that is due for longest, of any org, in seconds: under a second as long as workers are there and keep up. '

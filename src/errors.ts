@@ -93,6 +93,18 @@ export function isConnectionError(error: unknown): boolean {
   return connectionCodes.has(code) || /^(08...|57P0.)$/.test(code);
 }
 
+/**
+ * Whether a function was looked for at the moment when a migration replaced all of them: it is there again by now, and
+ * nothing has been done.
+ */
+export function isMigrating(error: unknown): boolean {
+  const message = String((error as Error | null)?.message);
+  return (
+    (/^(42883|3F000)$/.test(codeOf(error)) && /\b(api|lib|job|queue)\b/.test(message)) ||
+    (codeOf(error) === 'XX000' && message.startsWith('cache lookup failed for function'))
+  );
+}
+
 /** SQLSTATE, or the code of a Node error; '' for none. */
 export function codeOf(error: unknown): string {
   const code = (error as { code?: unknown } | null)?.code;
@@ -107,6 +119,8 @@ export function toProblem(error: unknown): Problem {
   if (isConnectionError(error)) {
     return unavailable('database_unavailable', 'The database cannot be reached. Try again shortly.', error);
   }
+  if (isMigrating(error))
+    return unavailable('migrating', 'The service is just being upgraded. Try again shortly.', error);
   if (/^PT[45]\d\d$/.test(code)) {
     // The column of an error that SQL raises is the field that is wrong.
     const { hint, column_name: path } = error as { hint?: string; column_name?: string };

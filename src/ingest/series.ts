@@ -1,6 +1,7 @@
 // Ids of series: a bounded cache in front of api.ensure_series, one look-up a sample.
 import { LRUCache } from 'lru-cache';
 import type { Sql } from '../db.ts';
+import { isMigrating } from '../errors.ts';
 
 // What a key and its entry take, for series of a few short labels.
 const averageBytes = 300;
@@ -28,9 +29,15 @@ export function createSeriesCache(sql: Sql, maxSize: number): SeriesCache {
   });
 
   async function resolve(orgId: number, keys: string[], identities: SeriesIdentity[]) {
-    const [row] = await sql<{ ids: number[] }[]>`
-      select to_jsonb(api.ensure_series(${orgId}::int, ${JSON.stringify(identities)}::text::jsonb)) as ids`;
-    const ids = row!.ids;
+    const ask = async () => {
+      const [row] = await sql<{ ids: number[] }[]>`
+        select to_jsonb(api.ensure_series(${orgId}::int, ${JSON.stringify(identities)}::text::jsonb)) as ids`;
+      return row!.ids;
+    };
+    const ids = await ask().catch((error) => {
+      if (isMigrating(error)) return ask();
+      throw error;
+    });
     for (let i = 0; i < keys.length; i++) cache.set(keys[i]!, ids[i]!);
     return ids;
   }

@@ -153,6 +153,17 @@ describe('while samples arrive', () => {
     let sent = 0;
     const start = Math.floor(Date.now() / hourMs) * hourMs - 48 * hourMs;
 
+    // No two at one instant: which of them a counter had first is not defined, and shows where a bucket begins with them.
+    const used = new Set<number>();
+    const past = () => {
+      for (;;) {
+        const time = start + Math.floor(Math.random() * 47 * hourMs);
+        if (used.has(time)) continue;
+        used.add(time);
+        return time;
+      }
+    };
+
     async function write() {
       while (!isOver) {
         const metrics = Array.from({ length: 200 }, () => ({
@@ -160,7 +171,7 @@ describe('while samples arrive', () => {
           // Mean 10,000 times the standard deviation; counters that fall now and then.
           value: randomInt(50) ? 1e4 + Math.random() : randomInt(100),
           labels: { i: String(randomInt(series)) },
-          timestamp: randomInt(4) ? start + Math.floor(Math.random() * 47 * hourMs) : Date.now(),
+          timestamp: randomInt(4) ? past() : Date.now(),
         }));
         const answer = await fetch(`${api.url}/api/v1/metrics/batch`, {
           method: 'POST',

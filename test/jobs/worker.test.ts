@@ -42,7 +42,8 @@ test('the host reads as percentages and a load', async () => {
 
 test('right after it starts the host is observed, as metrics of the default org', async () => {
   const worker = await startWorker();
-  await expect.poll(observed, { timeout: 10_000 }).toHaveLength(4);
+  // The next slot may begin at the same moment.
+  await expect.poll(async () => (await observed()).length, { timeout: 10_000 }).toBeGreaterThanOrEqual(4);
   for (const row of await observed()) expect([row.org, row.labels.host]).toEqual(['home', os.hostname()]);
   expect(await worker.stop()).toBe(0);
 });

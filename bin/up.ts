@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { migrate } from '../db/migrate.ts';
 import { findDatabase } from '../db/server/find.ts';
 import { type Config, parseConfig } from '../src/config.ts';
+import { ownUrl } from '../src/liftos.ts';
 import {
   command,
   hasOtherSettings,
@@ -31,8 +32,7 @@ await command(async () => {
   const migrated = await migrate(database.url, () => {}, config);
   step(`TimescaleDB ${migrated.timescaledb} (${migrated.edition} edition, ${database.kind}) is migrated`);
 
-  const host = config.host && !['0.0.0.0', '::'].includes(config.host) ? config.host : 'localhost';
-  const url = `http://${host}:${config.port}`;
+  const url = ownUrl(config, config.port);
   // Its hash, since it holds secrets.
   const settings = createHash('sha256').update(JSON.stringify(config)).digest('hex');
   const missing = (Object.keys(processes) as ProcessName[]).filter((name) => pidOf(name) === null);

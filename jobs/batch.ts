@@ -1,6 +1,6 @@
 /**
  * Makes one call of many: while one is under way the items of the next gather, as in a group commit. run answers for each of
- * its items, in their order; when it rejects, all of them do.
+ * its items, in their order. When it rejects, each item is run alone: whatever it is about one, the others are not lost with it.
  */
 export function createBatch<Item, Result>(
   run: (items: Item[]) => Promise<Result[]>,
@@ -9,8 +9,16 @@ export function createBatch<Item, Result>(
   let waiting: { item: Item; resolve: (result: Result) => void; reject: (error: unknown) => void }[] = [];
   let isRunning = false;
 
+  async function runAlone({ item, resolve, reject }: (typeof waiting)[number]) {
+    try {
+      const [result] = await run([item]);
+      resolve(result!);
+    } catch (error) {
+      reject(error);
+    }
+  }
+
   async function work() {
-    isRunning = true;
     while (waiting.length > 0) {
       const batch = waiting.slice(0, maxItems);
       waiting = waiting.slice(maxItems);
@@ -20,7 +28,8 @@ export function createBatch<Item, Result>(
           resolve(results[i]!);
         });
       } catch (error) {
-        for (const { reject } of batch) reject(error);
+        if (batch.length > 1) await Promise.all(batch.map(runAlone));
+        else batch[0]!.reject(error);
       }
     }
     isRunning = false;

@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Task } from 'graphile-worker';
 import type { Logger } from 'pino';
-import type { Sql } from '../src/db.ts';
+import { arrayLiteral, type Sql } from '../src/db.ts';
 import { type EgressPolicy, lookedUp } from '../src/egress.ts';
 import { toProblem } from '../src/errors.ts';
 import { createBatch } from './batch.ts';
@@ -60,58 +60,33 @@ export function probeService(dependencies: ProbeDependencies): Task {
   let isOffline = false;
 
   const claim = createBatch(async (requests: Request[]) => {
-    try {
-      return await claimAll(requests);
-    } catch (error) {
-      if (requests.length === 1) throw error;
-      // Whatever it is about one of them, the others' slots are not to be lost with it.
-      const outcomes = await Promise.allSettled(requests.map((request) => claimAll([request])));
-      const failed = outcomes.filter(({ status }) => status === 'rejected').length;
-      log.error({ error, failed }, 'probes cannot be claimed');
-      return outcomes.map((outcome) => (outcome.status === 'fulfilled' ? outcome.value[0] : undefined));
-    }
-  }, maxBatch);
-
-  async function claimAll(requests: Request[]): Promise<(Claim | undefined)[]> {
-    const list = (values: (number | boolean)[]) => `{${values.join(',')}}`;
     const claims = await retried(
       () => sql<Claim[]>`
         select service_id, is_requested, slot::text, started_at::text, definition from job.claim_probes(
-          ${list(requests.map(({ service_id }) => service_id))}::text::int[],
-          ${list(requests.map(({ is_requested }) => is_requested))}::text::boolean[],
+          ${arrayLiteral(requests.map(({ service_id }) => service_id))}::text::int[],
+          ${arrayLiteral(requests.map(({ is_requested }) => is_requested))}::text::boolean[],
           now(),
-          ${list(requests.map(({ is_skipped }) => is_skipped))}::text::boolean[]
+          ${arrayLiteral(requests.map(({ is_skipped }) => is_skipped))}::text::boolean[]
         )`,
     );
     return requests.map(({ service_id, is_requested }) => {
       const i = claims.findIndex((c) => c.service_id === service_id && c.is_requested === is_requested);
       return i < 0 ? undefined : claims.splice(i, 1)[0];
     });
-  }
-
-  const record = createBatch(async (results: Result[]) => {
-    try {
-      await recordAll(results);
-    } catch (error) {
-      if (results.length === 1) throw error;
-      // Whatever it is about one of them, the others are not to be lost with it.
-      const outcomes = await Promise.allSettled(results.map((result) => recordAll([result])));
-      const failed = outcomes.filter(({ status }) => status === 'rejected').length;
-      log.error({ error, failed }, 'results of probes cannot be recorded');
-    }
-    return results.map(() => undefined);
   }, maxBatch);
 
-  async function recordAll(results: Result[]): Promise<void> {
+  const record = createBatch(async (results: Result[]) => {
     const [row] = await retried(
       () => sql<{ is_offline: boolean }[]>`
         select job.record_probes(${worker}, ${homeOrg}, ${JSON.stringify(results)}::text::jsonb) as is_offline`,
     );
-    if (row!.is_offline === isOffline) return;
-    isOffline = row!.is_offline;
-    if (isOffline) log.error('no network: none of the hosts that are probed can be reached any more');
-    else log.info('the network is there again');
-  }
+    if (row!.is_offline !== isOffline) {
+      isOffline = row!.is_offline;
+      if (isOffline) log.error('no network: none of the hosts that are probed can be reached any more');
+      else log.info('the network is there again');
+    }
+    return results.map(() => undefined);
+  }, maxBatch);
 
   // Once a minute for an org: there are many when there is one.
   const toldSkipped = new Map<number, number>();

@@ -1,6 +1,5 @@
 // The application: what every request passes through, and the routers of all topics.
 import { randomUUID } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { OpenAPIHono } from '@hono/zod-openapi';
 import { compress } from 'hono/compress';
 import { HTTPException } from 'hono/http-exception';
@@ -18,7 +17,7 @@ import { createSeriesCache } from './ingest/series.ts';
 import { alertRoutes } from './routes/alerts.ts';
 import { analyticsRoutes } from './routes/analytics.ts';
 import { addDocs } from './routes/docs.ts';
-import { healthRoutes } from './routes/health.ts';
+import { healthRoutes, pingDatabase } from './routes/health.ts';
 import { metricsRoutes } from './routes/metrics.ts';
 import { orgRoutes } from './routes/orgs.ts';
 import { serviceRoutes } from './routes/services.ts';
@@ -62,16 +61,9 @@ export function createApp({ config, log, sql, controlSql, sessions }: AppOptions
   const telemetry = createTelemetry({
     bufferedSamples: committer.buffered,
     cachedSeries: cache.size,
-    // A scrape must not hang, nor fail, with the database.
-    probeLagSeconds: () => {
-      const lag = controlSql<{ seconds: number | null }[]>`select api.get_probe_lag() as seconds`;
-      return Promise.race([
-        lag.then(
-          ([row]) => row!.seconds,
-          () => null,
-        ),
-        sleep(2_000, null, { ref: false }),
-      ]);
+    probeLagSeconds: async () => {
+      const ping = await pingDatabase(controlSql);
+      return 'error' in ping ? null : ping.probeLag;
     },
   });
 

@@ -25,8 +25,8 @@ export function connect(url: string, options: DatabaseOptions): Sql {
 }
 
 /** A PostgreSQL array as text, to be cast: `${arrayLiteral(names)}::text::text[]`. */
-export function arrayLiteral(values: readonly (string | number)[]): string {
-  return `{${values.map((value) => (typeof value === 'number' ? value : `"${value.replace(/[\\"]/g, '\\$&')}"`)).join(',')}}`;
+export function arrayLiteral(values: readonly (string | number | boolean)[]): string {
+  return `{${values.map((value) => (typeof value === 'string' ? `"${value.replace(/[\\"]/g, '\\$&')}"` : value)).join(',')}}`;
 }
 
 /** One connection, for one piece of work at a time, that ends right even when it is lost in the middle. */

@@ -49,6 +49,11 @@ function embeddedIpv4(address: ipaddr.IPv6): string | null {
   return null;
 }
 
+/** A URL's hostname without the brackets of an IPv6 address. */
+export function bareHost(hostname: string): string {
+  return hostname.replace(/^\[|\]$/g, '');
+}
+
 const lookups = new Map<string, Promise<dns.LookupAddress[]>>();
 
 // Names are looked up by the system, for the sake of its hosts file, in a pool of few threads: who asks for a name that is being
@@ -63,7 +68,7 @@ function lookup(host: string): Promise<dns.LookupAddress[]> {
 
 /** The addresses of a host that may be reached. Throws an EgressError when it has none, or the look-up's own error. */
 export async function resolveHost(hostname: string, policy: EgressPolicy): Promise<dns.LookupAddress[]> {
-  const host = hostname.replace(/^\[|\]$/g, '');
+  const host = bareHost(hostname);
   const family = net.isIP(host);
   const addresses = family ? [{ address: host, family }] : await lookup(host);
   const allowed = addresses.filter(({ address }) => egressObstacle(address, policy) === null);

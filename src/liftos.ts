@@ -12,26 +12,33 @@ const ports = {
   'data-ingestion': 8006,
 };
 
+// As a URL writes it: an IPv6 address in brackets.
+function urlHost(host: string): string {
+  return host.includes(':') && !host.startsWith('[') ? `[${host}]` : host;
+}
+
 /** The six LiftOS services at a host. */
 export function liftosServices(host: string) {
-  const name = host.includes(':') && !host.startsWith('[') ? `[${host}]` : host;
   return Object.entries(ports).map(([service_name, port]) => ({
     service_name,
     kind: 'http',
-    health_endpoint: `http://${name}:${port}/health`,
+    health_endpoint: `http://${urlHost(host)}:${port}/health`,
     description: `LiftOS ${service_name}`,
     tags: ['liftos'],
   }));
 }
 
+/** Where the API is reached from its own machine. */
+export function ownUrl({ host }: Partial<Config>, port: number): string {
+  return `http://${host && !['0.0.0.0', '::'].includes(host) ? urlHost(host) : 'localhost'}:${port}`;
+}
+
 /** This service, as a worker reaches it: at SELF_HEALTH_URL, or on the worker's own machine. */
-export function self({ selfHealthUrl, host }: Partial<Config>, port: number) {
-  const address =
-    !host || ['0.0.0.0', '::'].includes(host) ? 'localhost' : host.includes(':') ? `[${host}]` : host;
+export function self(config: Partial<Config>, port: number) {
   return {
     service_name: serviceName,
     kind: 'http',
-    health_endpoint: selfHealthUrl ?? `http://${address}:${port}/health`,
+    health_endpoint: config.selfHealthUrl ?? `${ownUrl(config, port)}/health`,
     description: 'This service itself',
   };
 }

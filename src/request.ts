@@ -124,6 +124,8 @@ export const timestampSchema = z
     description: 'RFC 3339, or epoch milliseconds as a number',
   });
 
+const cursorMessage = 'expected the next_cursor of an earlier answer';
+
 /** A page of a list: opaque cursors that say where the next page begins. */
 export const cursorSchema = z
   .string()
@@ -132,10 +134,22 @@ export const cursorSchema = z
     const text = Buffer.from(cursor, 'base64url').toString();
     if (cursor !== '' && Buffer.from(text).toString('base64url') === cursor && !text.includes('\0'))
       return text;
-    context.addIssue({ code: 'custom', message: 'expected the next_cursor of an earlier answer' });
+    context.addIssue({ code: 'custom', message: cursorMessage });
     return z.NEVER;
   })
   .openapi({ type: 'string' });
+
+/** To refine a query with a range: its end comes after its start. */
+export const endsAfterStart = [
+  ({ start_time, end_time }: { start_time?: string | undefined; end_time?: string | undefined }) =>
+    !start_time || !end_time || start_time < end_time,
+  { path: ['end_time'], message: 'must be after start_time' },
+] as const satisfies [unknown, { path: string[]; message: string }];
+
+/** The 400 for a cursor that no answer of this list had. */
+export function badCursor(): Problem {
+  return invalid([{ path: 'query.cursor', message: cursorMessage }]);
+}
 
 /** Whether a cursor's text is an instant. */
 export function isTimestamp(text: string): boolean {
@@ -219,6 +233,11 @@ export function queryOf(c: Context): Record<string, string> {
   const twice = Object.entries(c.req.queries()).find(([, values]) => values.length > 1);
   if (twice) throw invalid([{ path: `query.${twice[0]}`, message: 'is given more than once' }]);
   return c.req.query();
+}
+
+/** For an endpoint that takes no query parameters: any is an error that names it. */
+export function refuseQuery(c: Context): void {
+  check(z.strictObject({}), queryOf(c), 'query');
 }
 
 type Route = Parameters<OpenAPIHono['openAPIRegistry']['registerPath']>[0] & { getRoutingPath(): string };

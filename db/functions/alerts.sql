@@ -248,6 +248,12 @@ begin
     order by m.started_at desc, m.id desc
     limit _limit + 1
   ),
+  -- The page's last, where there is another page.
+  last as (
+    select (p.alert).started_at, (p.alert).id
+    from page p
+    where p.n = _limit and exists (select from page next where next.n > _limit)
+  ),
   counts as (
     select
       count(*) filter (where m.severity = 'critical') as critical,
@@ -261,8 +267,8 @@ begin
   select
     coalesce((select json_agg(lib.alert_fields(p.alert, now()) order by p.n) from page p where p.n <= _limit), '[]'),
     (select row_to_json(c) from counts c),
-    case when (select count(*) from page) > _limit then (select (p.alert).started_at from page p where p.n = _limit) end,
-    case when (select count(*) from page) > _limit then (select (p.alert).id from page p where p.n = _limit) end;
+    (select l.started_at from last l),
+    (select l.id from last l);
 end
 $$;
 comment on function api.list_alerts is

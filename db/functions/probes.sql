@@ -243,6 +243,25 @@ comment on function lib.open_service_alert is
   'Opens the alert that a service is unhealthy, or brings it up to date, and names the service in the open alerts of those that '
   'depend on it (of a hundred of them at a time).';
 
+create function lib.note_service(
+  _service_id int,
+  _event text,
+  _from text,
+  _to text,
+  _reason text,
+  _actor text,
+  _now timestamptz
+)
+returns void
+language sql
+volatile
+set search_path = ''
+as $$
+  insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
+  values (_now, _service_id, _event, _from, _to, _reason, _actor)
+$$;
+comment on function lib.note_service is 'Adds an event to a service''s history.';
+
 create function lib.count_probe(_service obs.service, _state obs.service_state, _result obs.probe_result)
 returns void
 language plpgsql
@@ -310,6 +329,7 @@ set search_path = ''
 as $$
 declare
   _before constant obs.service_state := _state;
+  _event text;
 begin
   insert into obs.probe_result select _result.*;
   if _state.is_paused then
@@ -354,8 +374,7 @@ begin
   where service_id = _service.id;
 
   if _state.status <> _before.status then
-    insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
-    values (_result.time, _service.id, 'status', _before.status, _state.status, _result.reason, _actor);
+    perform lib.note_service(_service.id, 'status', _before.status, _state.status, _result.reason, _actor, _result.time);
   end if;
   -- Anew each so many failures: what is wrong may be another thing by now, and an alert that was resolved by hand was so too early.
   if _state.status = 'unhealthy' and _service.alert_on_failure and _result.outcome = 'down'
@@ -364,12 +383,9 @@ begin
     perform lib.open_service_alert(_service, _state, _result.time);
   end if;
   if _state.is_flapping <> _before.is_flapping then
-    insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
-    values (
-      _result.time, _service.id, case when _state.is_flapping then 'flapping' else 'stable' end,
-      _before.status, _state.status, _result.reason, _actor
-    );
-    perform lib.note_alert(a, case when _state.is_flapping then 'flapping' else 'stable' end, a.status, _actor, null, '{}', _result.time)
+    _event := case when _state.is_flapping then 'flapping' else 'stable' end;
+    perform lib.note_service(_service.id, _event, _before.status, _state.status, _result.reason, _actor, _result.time);
+    perform lib.note_alert(a, _event, a.status, _actor, null, '{}', _result.time)
     from obs.alert a
     where a.id = lib.open_alert_id(_service.org_id, lib.alert_of_service(_service));
   end if;
@@ -513,8 +529,7 @@ begin
       status_since = _now
     where service_id = _service.id;
     if _state.status <> 'unknown' then
-      insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
-      values (_now, _service.id, 'status', _state.status, 'unknown', 'the worker has no network', 'worker');
+      perform lib.note_service(_service.id, 'status', _state.status, 'unknown', 'the worker has no network', 'worker', _now);
     end if;
     perform lib.resolve_alert(_service.org_id, lib.alert_of_service(_service), 'worker', 'the worker has no network', _now);
   end loop;

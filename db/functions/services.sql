@@ -145,7 +145,6 @@ declare
   _service obs.service;
   _before obs.service;
   _default obs.service;
-  _state obs.service_state;
 begin
   select * into _service from obs.service where org_id = _org_id and name = _name;
   _before := _service;
@@ -207,7 +206,6 @@ begin
       sla_target_percent = _service.sla_target_percent,
       updated_at = now()
     where id = _service.id;
-    select * into _state from obs.service_state t where t.service_id = _service.id for update;
     if _service.kind <> _before.kind then
       update obs.service_state t
       set watched_since = now(), last_heartbeat_at = null, tls_expires_at = null
@@ -217,9 +215,9 @@ begin
       perform lib.resolve_alert(_org_id, lib.alert_of_service(_service), _actor, 'alert_on_failure was turned off', now());
     end if;
     -- What is asked of it is another thing now: that is tried at once.
-    if not _state.is_paused and lib.probe_definition(_service) <> lib.probe_definition(_before) then
-      update obs.service_state t set next_check_at = _run_at where t.service_id = _service.id;
-      is_scheduled := true;
+    if lib.probe_definition(_service) <> lib.probe_definition(_before) then
+      update obs.service_state t set next_check_at = _run_at where t.service_id = _service.id and not t.is_paused;
+      is_scheduled := found;
     end if;
     outcome := 'updated';
   else
@@ -679,8 +677,7 @@ begin
     perform queue.schedule_probes(array[_service.id], array[_service.org_id], array[_until]);
   end if;
   if not _before.is_paused then
-    insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
-    values (_now, _service.id, 'paused', _before.status, 'unknown', null, _actor);
+    perform lib.note_service(_service.id, 'paused', _before.status, 'unknown', null, _actor, _now);
     perform lib.resolve_alert(_service.org_id, lib.alert_of_service(_service), _actor, 'the service was paused', _now);
   end if;
 end
@@ -700,8 +697,7 @@ begin
   set is_paused = false, paused_until = null, reason = null, watched_since = _now, next_check_at = _now
   where service_id = _service.id and is_paused;
   if found then
-    insert into obs.service_event (time, service_id, event, from_status, to_status, reason, actor)
-    values (_now, _service.id, 'resumed', 'unknown', 'unknown', null, _actor);
+    perform lib.note_service(_service.id, 'resumed', 'unknown', 'unknown', null, _actor, _now);
     perform queue.schedule_probes(array[_service.id], array[_service.org_id], array[_now]);
   end if;
 end

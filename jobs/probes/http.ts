@@ -5,7 +5,7 @@ import net from 'node:net';
 import tls from 'node:tls';
 import { isDeepStrictEqual } from 'node:util';
 import { compile, type JSONValue } from 'json-p3';
-import type { EgressPolicy } from '../../src/egress.ts';
+import { bareHost, type EgressPolicy } from '../../src/egress.ts';
 import { serviceName, version } from '../../src/version.ts';
 import { connect } from './tcp.ts';
 import { abortable, type Definition, ms, ProbeFailure, type Trace } from './trace.ts';
@@ -163,7 +163,7 @@ async function secure(
 ): Promise<tls.TLSSocket> {
   trace.phase = 'shaking hands for TLS';
   const began = performance.now();
-  const hostname = url.hostname.replace(/^\[|\]$/g, '');
+  const hostname = bareHost(url.hostname);
   const socket = tls.connect({
     socket: plain,
     host: hostname,

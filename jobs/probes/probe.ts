@@ -1,6 +1,6 @@
 // One probe of a service: what was found, in the words of obs.probe_result.
 import os from 'node:os';
-import { EgressError, type EgressPolicy } from '../../src/egress.ts';
+import { bareHost, EgressError, type EgressPolicy } from '../../src/egress.ts';
 import { probeHttp } from './http.ts';
 import { probeTcp } from './tcp.ts';
 import { type Definition, ms, ProbeFailure, type Timings, type Trace } from './trace.ts';
@@ -128,7 +128,7 @@ function printable(reason: string): string {
 function networkOf(error: unknown, trace: Trace): ProbeResult['network'] {
   if (error instanceof EgressError || trace.host === 'localhost') return null;
   const addresses = Object.values(os.networkInterfaces()).flatMap((list) => list ?? []);
-  const own = trace.address?.replace(/^::ffff:/, '') ?? trace.host.replace(/^\[|\]$/g, '');
+  const own = trace.address?.replace(/^::ffff:/, '') ?? bareHost(trace.host);
   if (/^127\./.test(own) || addresses.some(({ address }) => address === own)) return null;
   if (trace.hasConnected || answeredCodes.has(codeOf(error))) return 'answered';
   // Not connected, and no time left.

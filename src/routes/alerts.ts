@@ -3,12 +3,14 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
-import { invalid, Problem } from '../errors.ts';
+import { Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
 import {
+  badCursor,
   check,
   cursorSchema,
   endpoint,
+  endsAfterStart,
   isTimestamp,
   jsonObjectSchema,
   pageLimitSchema,
@@ -16,6 +18,7 @@ import {
   prose,
   queryOf,
   readBody,
+  refuseQuery,
   responses,
   text,
   timestampSchema,
@@ -105,10 +108,7 @@ const listQuerySchema = z
     limit: pageLimitSchema,
     cursor: cursorSchema.optional(),
   })
-  .refine(({ start_time, end_time }) => !start_time || !end_time || start_time < end_time, {
-    path: ['end_time'],
-    message: 'must be after start_time',
-  });
+  .refine(...endsAfterStart);
 
 const transitionSchema = z.strictObject({ note: prose(10_000).nullish() }).openapi('AlertTransition');
 
@@ -173,7 +173,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
       const query = check(listQuerySchema, queryOf(c), 'query');
       const [startedAt = null, id = null] = query.cursor?.split(' ') ?? [];
       if (query.cursor !== undefined && !(isUuid(id ?? '') && isTimestamp(startedAt ?? '')))
-        throw invalid([{ path: 'query.cursor', message: 'expected the next_cursor of an earlier answer' }]);
+        throw badCursor();
       const [row] = await sql<
         {
           alerts: z.infer<typeof alertSchema>[];
@@ -208,7 +208,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     }),
     permit('read'),
     async (c) => {
-      check(z.strictObject({}), queryOf(c), 'query');
+      refuseQuery(c);
       const [row] = isUuid(c.req.param('id') ?? '')
         ? await sql<{ alert: object; events: object[] }[]>`
             select * from api.get_alert(${c.var.principal.orgId}, ${c.req.param('id')!}::text::uuid)`

@@ -36,6 +36,32 @@ const readySchema = z
   .object({ status: z.enum(['ready', 'draining', 'waiting']), reason: z.string().optional() })
   .openapi('Ready');
 
+/** What the database answered, in milliseconds, and the lag of probes in seconds; or why there is no answer. */
+export type Ping = { latencyMs: number; probeLag: number | null } | { error: string };
+
+/** Asks the database for a sign of life. One that hangs must not hang a health check, or a scrape, with it. */
+export async function pingDatabase(sql: Sql): Promise<Ping> {
+  const started = performance.now();
+  const ping = sql<{ lag: number | null }[]>`select api.get_probe_lag() as lag`.then(
+    ([row]) => ({
+      latencyMs: Math.round((performance.now() - started) * 1000) / 1000,
+      probeLag: row!.lag,
+    }),
+    (error) => ({
+      error: isConnectionError(error)
+        ? 'cannot be reached'
+        : `does not answer as expected (${error.code ?? 'error'})`,
+    }),
+  );
+  let timer: NodeJS.Timeout | undefined;
+  const timeout = new Promise<{ error: string }>((resolve) => {
+    timer = setTimeout(resolve, 2_000, { error: 'does not answer within 2 s' });
+  });
+  const result = await Promise.race([ping, timeout]);
+  clearTimeout(timer);
+  return result;
+}
+
 export interface HealthDependencies {
   sql: Sql;
   bufferedSamples: () => number;
@@ -47,31 +73,8 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
   const router = new OpenAPIHono();
   const tags = ['Health'];
 
-  // A database that hangs must not hang the health check with it.
-  async function pingDatabase(): Promise<{ latencyMs: number; probeLag: number | null } | { error: string }> {
-    const started = performance.now();
-    const ping = sql<{ lag: number | null }[]>`select api.get_probe_lag() as lag`.then(
-      ([row]) => ({
-        latencyMs: Math.round((performance.now() - started) * 1000) / 1000,
-        probeLag: row!.lag,
-      }),
-      (error) => ({
-        error: isConnectionError(error)
-          ? 'cannot be reached'
-          : `does not answer as expected (${error.code ?? 'error'})`,
-      }),
-    );
-    let timer: NodeJS.Timeout | undefined;
-    const timeout = new Promise<{ error: string }>((resolve) => {
-      timer = setTimeout(resolve, 2_000, { error: 'does not answer within 2 s' });
-    });
-    const result = await Promise.race([ping, timeout]);
-    clearTimeout(timer);
-    return result;
-  }
-
   const health = async (c: Context) => {
-    const ping = await pingDatabase();
+    const ping = await pingDatabase(sql);
     const isFull = bufferedSamples() > bufferSize * 0.9;
     const probeLag = 'error' in ping ? null : ping.probeLag;
     const isLate = probeLag !== null && probeLag > 60;
@@ -139,7 +142,7 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
       }),
       async (c) => {
         if (isDraining()) return c.json({ status: 'draining' } satisfies z.infer<typeof readySchema>, 503);
-        const ping = await pingDatabase();
+        const ping = await pingDatabase(sql);
         if ('error' in ping) {
           return c.json(
             { status: 'waiting', reason: `database ${ping.error}` } satisfies z.infer<typeof readySchema>,

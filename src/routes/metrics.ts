@@ -19,6 +19,7 @@ import {
   check,
   cursorSchema,
   endpoint,
+  endsAfterStart,
   parseJson,
   queryOf,
   readBody,
@@ -116,10 +117,7 @@ export const metricsQuerySchema = z
     limit: z.number().int().min(1).max(10_000).default(1000),
     format: z.enum(['points', 'columns']).default('points'),
   })
-  .refine((query) => query.start_time < query.end_time, {
-    path: ['end_time'],
-    message: 'must be after start_time',
-  })
+  .refine(...endsAfterStart)
   .openapi('MetricsQuery');
 
 const seriesLabelsSchema = z.record(z.string(), z.string());

@@ -3,7 +3,7 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
-import { check, endpoint, parseJson, queryOf, readBody, responses } from '../request.ts';
+import { check, endpoint, parseJson, readBody, refuseQuery, responses } from '../request.ts';
 
 const orgSchema = z
   .object({
@@ -80,7 +80,7 @@ export function orgRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: numbe
     }),
     permit('administer'),
     (c) => {
-      check(z.strictObject({}), queryOf(c), 'query');
+      refuseQuery(c);
       return org(c);
     },
   );
@@ -121,7 +121,7 @@ export function orgRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: numbe
     }),
     permit('administer'),
     async (c) => {
-      check(z.strictObject({}), queryOf(c), 'query');
+      refuseQuery(c);
       const rows = await sql<
         {
           table_name: string;

@@ -5,17 +5,20 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
-import { type EgressPolicy, egressObstacle } from '../egress.ts';
+import { bareHost, type EgressPolicy, egressObstacle } from '../egress.ts';
 import { invalid, Problem } from '../errors.ts';
 import {
+  badCursor,
   check,
   cursorSchema,
   endpoint,
+  endsAfterStart,
   isTimestamp,
   pageLimitSchema,
   parseJson,
   queryOf,
   readBody,
+  refuseQuery,
   responses,
   text,
   timestampSchema,
@@ -243,14 +246,12 @@ const rangeQuerySchema = z
     limit: pageLimitSchema,
     cursor: cursorSchema.optional(),
   })
-  .refine(({ start_time, end_time }) => !start_time || !end_time || start_time < end_time, {
-    path: ['end_time'],
-    message: 'must be after start_time',
-  });
+  .refine(...endsAfterStart);
 const healthQuerySchema = z.strictObject({
   history: z
     .enum(['true', 'false'], 'expected true or false')
     .default('true')
+    .openapi({ description: 'false leaves history out' })
     .transform((value) => value === 'true'),
 });
 
@@ -280,7 +281,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
   // Told here as well, since a probe's result is a late place to learn that an address will never be reached. A name's
   // addresses are checked when they are connected to.
   function checkEgress(endpoint: string | null | undefined, path: string) {
-    const host = endpoint ? new URL(endpoint).hostname.replace(/^\[|\]$/g, '') : '';
+    const host = endpoint ? bareHost(new URL(endpoint).hostname) : '';
     if (!net.isIP(host)) return;
     const obstacle = egressObstacle(host, egress);
     if (obstacle) throw invalid([{ path, message: obstacle }]);
@@ -373,7 +374,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
     }),
     permit('operate'),
     async (c) => {
-      check(z.strictObject({}), queryOf(c), 'query');
+      refuseQuery(c);
       const [row] = await sql<{ services: z.infer<typeof exportSchema>['services'] }[]>`
         select api.export_services(${c.var.principal.orgId}) as services`;
       return c.json({ services: row!.services } satisfies z.infer<typeof exportSchema>);
@@ -418,7 +419,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
     }),
     permit('read'),
     async (c) => {
-      check(z.strictObject({}), queryOf(c), 'query');
+      refuseQuery(c);
       return c.json(await answer(c, nameOf(c)));
     },
   );
@@ -470,7 +471,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
     }),
     permit('operate'),
     async (c) => {
-      check(z.strictObject({}), queryOf(c), 'query');
+      refuseQuery(c);
       const name = nameOf(c);
       const [row] = await sql<{ is_found: boolean }[]>`
         select api.delete_service(${c.var.principal.orgId}, ${name}, ${c.var.principal.subject}) as is_found`;
@@ -501,7 +502,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
     }),
     permit('operate'),
     async (c) => {
-      check(z.strictObject({}), queryOf(c), 'query');
+      refuseQuery(c);
       const name = nameOf(c);
       const { orgId } = c.var.principal;
       const waiting = checks.get(orgId) ?? 0;
@@ -609,14 +610,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       tags,
       security,
       summary: 'How every service is, with the last 24 hours',
-      request: {
-        query: z.object({
-          history: z
-            .enum(['true', 'false'])
-            .default('true')
-            .openapi({ description: 'false leaves history out' }),
-        }),
-      },
+      request: { query: healthQuerySchema },
       responses: responses(200, 'Services by name', healthSchema, [400, 401, 403, 503, 504]),
     }),
     permit('read'),
@@ -666,8 +660,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
   // Of a list that belongs to a service: its name, and what to ask for.
   async function range(c: Context<AuthEnv>): Promise<[string, string, string, number]> {
     const query = check(rangeQuerySchema, queryOf(c), 'query');
-    if (query.cursor !== undefined && !isTimestamp(query.cursor))
-      throw invalid([{ path: 'query.cursor', message: 'expected the next_cursor of an earlier answer' }]);
+    if (query.cursor !== undefined && !isTimestamp(query.cursor)) throw badCursor();
     const name = nameOf(c);
     const [row] = await sql<{ is_found: boolean }[]>`
       select api.has_service(${c.var.principal.orgId}, ${name}) as is_found`;

@@ -1,5 +1,5 @@
 // Once an hour: drops chunks past their retention (on the Community edition TimescaleDB's policies do), and deletes
-// what orgs with a shorter one of their own keep no longer, and alerts that have long been resolved.
+// what orgs with a shorter one of their own keep no longer, and alerts and notifications that have long been over.
 import type { Task } from 'graphile-worker';
 import type { Sql } from '../src/db.ts';
 
@@ -13,8 +13,9 @@ export function dropExpired(sql: Sql): Task {
       deleted += Number(step.rows);
     }
     const [alerts] = await sql<{ purged: number }[]>`select job.purge_alerts() as purged`;
+    const [notifications] = await sql<{ purged: number }[]>`select job.purge_notifications() as purged`;
     helpers.logger.info(
-      `dropped ${row?.dropped} chunks, deleted ${deleted} rows and ${alerts?.purged} alerts`,
+      `dropped ${row?.dropped} chunks, deleted ${deleted} rows, ${alerts?.purged} alerts and ${notifications?.purged} notifications`,
     );
   };
 }

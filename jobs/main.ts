@@ -16,10 +16,12 @@ import { self } from '../src/liftos.ts';
 import { createLog } from '../src/log.ts';
 import { onStop } from '../src/stop.ts';
 import { dropExpired } from './drop_expired.ts';
+import { evaluateRules } from './evaluate.ts';
 import { hostMetricsTask, recordHostMetrics } from './host_metrics.ts';
+import { notify } from './notify.ts';
 import { probeService } from './probe.ts';
 import { purgeIdempotencyKeys } from './purge_idempotency_keys.ts';
-import { purgeProbes } from './purge_probes.ts';
+import { purgeJobs } from './purge_jobs.ts';
 import { refreshTiers } from './refresh_tiers.ts';
 
 const config = loadConfig();
@@ -49,13 +51,20 @@ const probeSql = connect(config.workerDatabaseUrl, {
   statementTimeoutMs: config.statementTimeoutMs,
 });
 
+// Rules and notifications: an evaluation may take a while, a claim must not wait for it.
+const alertSql = connect(config.workerDatabaseUrl, {
+  name: 'obs-worker-alerts',
+  max: config.workerConcurrency + 3,
+  statementTimeoutMs: config.statementTimeoutMs,
+});
+
 const host = os.hostname();
 const hostTask = hostMetricsTask(host);
 
 const taskList: TaskList = {
   [hostTask]: recordHostMetrics({ sql, org: config.defaultOrg, host }),
   purge_idempotency_keys: purgeIdempotencyKeys(sql),
-  purge_probes: purgeProbes(sql),
+  purge_jobs: purgeJobs(sql),
   refresh_tiers: refreshTiers(tierSql),
   drop_expired: dropExpired(tierSql),
 };
@@ -72,7 +81,7 @@ const crontab: CronItem[] = [
     match: '17 * * * *',
     options: { jobKey: 'purge_idempotency_keys', backfillPeriod: 0 },
   },
-  { task: 'purge_probes', match: '27 * * * *', options: { jobKey: 'purge_probes', backfillPeriod: 0 } },
+  { task: 'purge_jobs', match: '27 * * * *', options: { jobKey: 'purge_jobs', backfillPeriod: 0 } },
   {
     task: 'refresh_tiers',
     match: '* * * * *',
@@ -114,6 +123,31 @@ const probeOptions: RunnerOptions = {
   },
 };
 
+// Alerts too: a rule is due at its time, and people wait for what a notification says.
+const evaluateOptions: RunnerOptions = {
+  concurrency: config.workerConcurrency,
+  maxPoolSize: 3,
+  pollInterval: 200,
+  taskList: { evaluate: evaluateRules({ sql: alertSql, log }) },
+  parsedCronItems: [],
+};
+const notifyOptions: RunnerOptions = {
+  // More than are delivered at once, for the same reason as with probes.
+  concurrency: 4 * config.notifyConcurrency,
+  maxPoolSize: 3,
+  pollInterval: 200,
+  taskList: {
+    notify: notify({
+      sql: alertSql,
+      log,
+      egress: config.egressPrivate,
+      smtp: { url: config.smtpUrl, from: config.smtpFrom },
+      concurrency: config.notifyConcurrency,
+    }),
+  },
+  parsedCronItems: [],
+};
+
 const queueLog = new Logger((scope) => (level, message, meta) => {
   const line = { ...scope, ...(meta?.error ? { error: meta.error } : {}) };
   // Fewer connections than jobs at once are what probes are meant to have.
@@ -152,13 +186,13 @@ async function work(options: RunnerOptions, onStart: (runner: Runner) => Promise
 }
 
 // Not a job, which could be lost like those that it finds missing. Every worker does it: what one has found, others pass over.
-async function healProbes() {
+async function heal(what: string, look: () => PromiseLike<{ healed: number }[]>) {
   while (!isStopping) {
     try {
-      const [row] = await probeSql<{ healed: number }[]>`select job.heal_probes() as healed`;
-      if (row!.healed > 0) log.debug({ healed: row!.healed }, 'jobs of overdue probes were added');
+      const [row] = await look();
+      if (row!.healed > 0) log.debug({ healed: row!.healed }, `jobs of overdue ${what} were added`);
     } catch (error) {
-      log.debug({ error }, 'overdue probes could not be looked for');
+      log.debug({ error }, `overdue ${what} could not be looked for`);
     }
     await sleep(2000, undefined, { ref: false });
   }
@@ -167,11 +201,12 @@ async function healProbes() {
 onStop(log, config.shutdownTimeoutMs, async () => {
   isStopping = true;
   await Promise.all([...runners].map((runner) => runner.stop()));
-  await Promise.all([sql, tierSql, probeSql].map((pool) => pool.end({ timeout: 5 })));
+  await Promise.all([sql, tierSql, probeSql, alertSql].map((pool) => pool.end({ timeout: 5 })));
 });
 
-void work(probeOptions, async () => {});
-void healProbes();
+for (const options of [probeOptions, evaluateOptions, notifyOptions]) void work(options, async () => {});
+void heal('probes', () => probeSql<{ healed: number }[]>`select job.heal_probes() as healed`);
+void heal('alerts', () => alertSql<{ healed: number }[]>`select job.heal_alerts() as healed`);
 void work(
   {
     concurrency: config.workerConcurrency,

@@ -14,13 +14,18 @@ import { Problem, titles, toProblem, unavailable } from './errors.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
 import { type Committer, createCommitter } from './ingest/commit.ts';
 import { createSeriesCache } from './ingest/series.ts';
+import { alertRuleRoutes } from './routes/alert_rules.ts';
 import { alertRoutes } from './routes/alerts.ts';
 import { analyticsRoutes } from './routes/analytics.ts';
+import { channelRoutes } from './routes/channels.ts';
 import { addDocs } from './routes/docs.ts';
+import { escalationRoutes } from './routes/escalations.ts';
 import { healthRoutes, pingDatabase } from './routes/health.ts';
 import { metricsRoutes } from './routes/metrics.ts';
+import { notificationRoutes } from './routes/notifications.ts';
 import { orgRoutes } from './routes/orgs.ts';
 import { serviceRoutes } from './routes/services.ts';
+import { silenceRoutes } from './routes/silences.ts';
 import { createTelemetry } from './telemetry.ts';
 
 export interface AppOptions {
@@ -177,7 +182,16 @@ export function createApp({ config, log, sql, controlSql, sessions }: AppOptions
     '/api/v1',
     serviceRoutes({ sql, maxBodyBytes: config.maxBodyBytes, egress: config.egressPrivate }),
   );
-  app.route('/api/v1', alertRoutes({ sql, maxBodyBytes: config.maxBodyBytes }));
+  const { maxBodyBytes } = config;
+  app.route('/api/v1', alertRoutes({ sql, maxBodyBytes }));
+  app.route('/api/v1', alertRuleRoutes({ sql, maxBodyBytes }));
+  app.route(
+    '/api/v1',
+    channelRoutes({ sql, maxBodyBytes, egress: config.egressPrivate, hasSmtp: config.smtpUrl !== undefined }),
+  );
+  app.route('/api/v1', silenceRoutes({ sql, maxBodyBytes }));
+  app.route('/api/v1', escalationRoutes({ sql, maxBodyBytes }));
+  app.route('/api/v1', notificationRoutes({ sql }));
 
   return {
     app,

@@ -5,6 +5,9 @@ export interface FieldError {
   /** Where in the request, such as metrics[3].value or query.limit. Empty for the body as a whole. */
   path: string;
   message: string;
+  /** Where in a text of several parts, such as a rule's expression; both count from 1. */
+  line?: number;
+  column?: number;
 }
 
 /** An error whose text may be shown to the client. */
@@ -36,7 +39,16 @@ export const problemSchema = z
     detail: z.string().openapi({ example: 'The request is not valid.' }),
     code: z.string().openapi({ example: 'invalid_request' }),
     request_id: z.string(),
-    errors: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
+    errors: z
+      .array(
+        z.object({
+          path: z.string(),
+          message: z.string(),
+          line: z.number().int().optional(),
+          column: z.number().int().optional(),
+        }),
+      )
+      .optional(),
   })
   .openapi('Problem');
 

@@ -95,6 +95,9 @@ export function check<Schema extends z.ZodType>(
         .slice(0, maxErrors)
         .map((key) => ({ path: path ? `${path}.${key}` : key, message: 'unknown field' }));
     }
+    const position = issue.code === 'custom' ? (issue.params as Partial<FieldError> | undefined) : undefined;
+    if (position?.line !== undefined)
+      return [{ path, message: issue.message, line: position.line, column: position.column! }];
     const isMissing = issue.code === 'invalid_type' && issue.message.endsWith('received undefined');
     return [{ path, message: isMissing ? 'is required' : issue.message.replace(/^Invalid \w+: /, '') }];
   });
@@ -154,6 +157,11 @@ export function badCursor(): Problem {
 /** Whether a cursor's text is an instant. */
 export function isTimestamp(text: string): boolean {
   return !Number.isNaN(parseTimestamp(text));
+}
+
+/** Whether an id may be one at all; one that may not is as unknown as any other. */
+export function isUuid(id: string): boolean {
+  return z.guid().safeParse(id).success;
 }
 
 export function toCursor(text: string): string {

@@ -21,24 +21,39 @@ begin
   end if;
   _from := _alert.status;
   if not (_from, _to) in (
-    ('inactive', 'firing'), ('firing', 'acknowledged'), ('firing', 'resolved'), ('acknowledged', 'resolved')
+    ('inactive', 'pending'), ('inactive', 'firing'), ('pending', 'inactive'), ('pending', 'firing'),
+    ('firing', 'acknowledged'), ('firing', 'resolved'), ('acknowledged', 'resolved')
   ) then
     raise exception 'the alert is % and cannot become %', _from, _to using errcode = 'PT409', hint = 'alert_status';
   end if;
   update obs.alert
   set
     status = _to,
+    started_at = case when _to = 'firing' then _now else started_at end,
     acknowledged_at = case when _to = 'acknowledged' then _now else acknowledged_at end,
-    resolved_at = case when _to = 'resolved' then _now end
+    resolved_at = case when _to = 'resolved' then _now end,
+    escalate_at = null
   where id = _alert_id
   returning * into _alert;
   perform lib.note_alert(_alert, _to, _from, _actor, _note, _details, _now);
+  case _to
+    when 'firing' then
+      perform lib.plan_escalation(_alert, _now);
+      perform lib.route_alert(_alert, _now);
+    when 'resolved' then
+      perform lib.route_resolved(_alert, _now);
+    when 'inactive' then
+      delete from obs.alert where id = _alert_id;
+    else
+  end case;
   return _alert;
 end
 $$;
 comment on function lib.transition_alert is
-  'The one way for an alert''s status to change, with the event that tells of it: inactive to firing, firing to acknowledged or '
-  'resolved, acknowledged to resolved. Returns the alert, null where there is none; raises PT409 (alert_status) for any other change.';
+  'The one way for an alert''s status to change, with all that follows from it in the same transaction: the event that tells of it, the '
+  'jobs that notify, its escalation. inactive to pending or firing; pending to firing, or to inactive again, and then it is '
+  'deleted; firing to acknowledged or resolved; acknowledged to resolved. Returns the alert, null where there is none; raises PT409 '
+  '(alert_status) for any other change.';
 
 create function lib.note_alert(
   _alert obs.alert,
@@ -71,6 +86,7 @@ create function lib.open_alert(
   _metadata jsonb,
   _actor text,
   _now timestamptz default now(),
+  _rule_id uuid default null,
   out alert_id uuid,
   out is_new boolean
 )
@@ -88,11 +104,18 @@ begin
     from obs.alert a
     where a.org_id = _org_id and a.fingerprint = _fingerprint and a.status <> 'resolved'
     for update;
-    exit when found;
+    exit when found and _before.status <> 'pending';
+    -- Somebody says that it is so: there is no waiting any more.
+    if found then
+      alert_id := _before.id;
+      is_new := true;
+      perform lib.transition_alert(alert_id, 'firing', _actor, null, coalesce(_metadata, '{}'), _now);
+      return;
+    end if;
     insert into obs.alert
-      (org_id, source, fingerprint, name, severity, description, service_name, labels, metadata, started_at)
+      (org_id, source, fingerprint, name, severity, description, service_name, labels, metadata, started_at, rule_id)
     values
-      (_org_id, _source, _fingerprint, _name, _severity, _description, _service_name, _labels, coalesce(_metadata, '{}'), _now)
+      (_org_id, _source, _fingerprint, _name, _severity, _description, _service_name, _labels, coalesce(_metadata, '{}'), _now, _rule_id)
     on conflict (org_id, fingerprint) where status <> 'resolved' do nothing
     returning id into alert_id;
     if found then
@@ -111,6 +134,9 @@ begin
     metadata = coalesce(_metadata, metadata)
   where id = alert_id
   returning * into _after;
+  if _after.severity <> _before.severity then
+    perform lib.route_alert(_after, _now);
+  end if;
   -- What probes go on finding is no event.
   if _source <> 'api' then
     return;
@@ -167,7 +193,10 @@ as $$
     'source', _alert.source,
     'service_name', _alert.service_name,
     'labels', _alert.labels,
+    'annotations', _alert.annotations,
     'metadata', _alert.metadata,
+    'value', _alert.value,
+    'rule_id', _alert.rule_id,
     'started_at', lib.rfc3339(_alert.started_at),
     'acknowledged_at', lib.rfc3339(_alert.acknowledged_at),
     'resolved_at', lib.rfc3339(_alert.resolved_at),
@@ -184,6 +213,7 @@ create function api.create_alert(
   _service_name text,
   _labels jsonb,
   _metadata jsonb,
+  _rule jsonb,
   _actor text
 )
 returns table (alert json, is_new boolean)
@@ -193,12 +223,20 @@ security definer
 set search_path = ''
 as $$
 declare
+  _rule_id uuid;
   _opened record;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
+  if _rule is not null then
+    _rule_id := lib.put_rule(_org_id, (select r.id from obs.alert_rule r where r.org_id = _org_id and r.name = _name), _rule, _actor);
+  end if;
   _opened := lib.open_alert(
-    _org_id, 'api', 'api:' || md5(jsonb_build_array(_name, _service_name, _labels)::text),
-    _name, _severity, _description, _service_name, _labels, _metadata, _actor
+    _org_id, 'api',
+    case
+      when _rule_id is null then 'api:' || md5(jsonb_build_array(_name, _service_name, _labels)::text)
+      else lib.rule_fingerprint(_rule_id, '{}')
+    end,
+    _name, _severity, _description, _service_name, _labels, _metadata, _actor, _rule_id => _rule_id
   );
   return query
   select lib.alert_fields(a, now()), _opened.is_new from obs.alert a where a.id = _opened.alert_id;
@@ -206,7 +244,8 @@ end
 $$;
 comment on function api.create_alert is
   'Opens an alert on behalf of a client. While one with the same name, service and labels is open that one is brought up to date '
-  'instead, and is_new is false.';
+  'instead, and is_new is false. With a _rule (see lib.put_rule) there is one rule of that name from then on, made or changed, and the alert is its: the '
+  'rule resolves it once its condition has held, and does so no more.';
 
 create function api.list_alerts(
   _org_id int,
@@ -234,7 +273,8 @@ begin
     select a.*
     from obs.alert a
     where a.org_id = _org_id
-      and (_status is null or a.status = _status)
+      -- One that is pending may never fire: it is shown to who asks for it.
+      and a.status = any (case when _status is null then array['firing', 'acknowledged', 'resolved'] else array[_status] end)
       and (_severity is null or a.severity = _severity)
       and (_service_name is null or a.service_name = _service_name)
       and (_start is null or a.started_at >= _start)
@@ -261,7 +301,10 @@ begin
       count(*) filter (where m.severity = 'info') as info,
       count(*) filter (where m.status = 'firing') as firing,
       count(*) filter (where m.status = 'acknowledged') as acknowledged,
-      count(*) filter (where m.status = 'resolved') as resolved
+      count(*) filter (where m.status = 'resolved') as resolved,
+      count(*) filter (where m.status = 'pending') as pending,
+      avg(extract(epoch from m.acknowledged_at - m.started_at))::float8 as mean_time_to_acknowledge_seconds,
+      avg(extract(epoch from m.resolved_at - m.started_at))::float8 as mean_time_to_resolve_seconds
     from matching m
   )
   select
@@ -276,7 +319,7 @@ comment on function api.list_alerts is
   'are about started_at; _q is part of the name or description in any case; the next page comes after (next_started_at, next_id).';
 
 create function api.get_alert(_org_id int, _id uuid)
-returns table (alert json, events json)
+returns table (alert json, events json, notifications json, muted_by json)
 language plpgsql
 stable
 security definer
@@ -293,12 +336,25 @@ begin
         'actor', e.actor, 'note', e.note, 'details', e.details
       ) order by e.id)
       from (select * from obs.alert_event e where e.alert_id = a.id order by e.id desc limit 500) as e
-    )
+    ),
+    (
+      select coalesce(json_agg(lib.notification_fields(n) order by n.created_at, n.id), '[]')
+      from (
+        select n.*
+        from obs.notification_alert na
+        join obs.notification n on n.id = na.notification_id
+        where na.alert_id = a.id
+        order by n.created_at desc, n.id desc
+        limit 500
+      ) as n
+    ),
+    case when a.status in ('firing', 'acknowledged') then lib.muted_by(a, now()) else '[]' end
   from obs.alert a
   where a.id = _id and a.org_id = _org_id;
 end
 $$;
-comment on function api.get_alert is 'An alert and its events, oldest first, the last 500; no row where there is none.';
+comment on function api.get_alert is
+  'An alert, its events and its notifications, oldest first, the last 500 of each, and what keeps others from being sent; no row where there is none.';
 
 create function api.change_alert(_org_id int, _id uuid, _to text, _actor text, _note text)
 returns json
@@ -316,6 +372,27 @@ begin
 end
 $$;
 comment on function api.change_alert is 'lib.transition_alert for one org: the alert as it is then, or null where there is none.';
+
+create function api.add_note(_org_id int, _id uuid, _actor text, _note text)
+returns json
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _alert obs.alert;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  select * into _alert from obs.alert a where a.id = _id and a.org_id = _org_id;
+  if not found then
+    return null;
+  end if;
+  perform lib.note_alert(_alert, 'note', _alert.status, _actor, _note, '{}', now());
+  return lib.alert_fields(_alert, now());
+end
+$$;
+comment on function api.add_note is 'Adds a note to an alert''s history, whatever its status. Null where there is no such alert.';
 
 create function job.purge_alerts(_now timestamptz default now())
 returns int

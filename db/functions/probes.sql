@@ -1,23 +1,3 @@
-create function lib.probe_slot(_service_id int, _interval_seconds int, _at timestamptz)
-returns timestamptz
-language plpgsql
-immutable
-set search_path = ''
-as $$
-declare
-  _interval_ms constant bigint := _interval_seconds * 1000;
-  -- Multiples of the golden ratio's fraction never come close to one another (Knuth, TAOCP 3, 6.4): services that are
-  -- registered one after the other lie evenly spread over the interval, however many there are.
-  _phase_ms constant bigint := (_service_id * 618033989::bigint) % 1000000000 * _interval_ms / 1000000000;
-  _at_ms constant bigint := floor(extract(epoch from _at) * 1000)::bigint;
-begin
-  return to_timestamp(((_at_ms - _phase_ms) / _interval_ms * _interval_ms + _phase_ms) / 1000.0);
-end
-$$;
-comment on function lib.probe_slot is
-  'The slot that a time lies in. A service''s slots are its interval apart, counted from the epoch and a phase of its own: they '
-  'do not drift, and who computes them does not matter.';
-
 create function lib.schedule_probe(
   _service obs.service,
   _state obs.service_state,
@@ -32,7 +12,7 @@ set search_path = ''
 as $$
 declare
   _interval constant interval := make_interval(secs => _service.check_interval_seconds);
-  _next_slot constant timestamptz := lib.probe_slot(_service.id, _service.check_interval_seconds, _now) + _interval;
+  _next_slot constant timestamptz := lib.slot_start(_service.id, _service.check_interval_seconds, _now) + _interval;
 begin
   is_due := _state.next_check_at <= _now;
   is_deferred := false;
@@ -609,7 +589,7 @@ begin
     continue when _state.next_check_at is null;
     _schedule := lib.schedule_probe(_row.service, _state, _now);
     continue when _schedule.next_check_at = _state.next_check_at;
-    _slot := lib.probe_slot(_state.service_id, (_row.service).check_interval_seconds, _now);
+    _slot := lib.slot_start(_state.service_id, (_row.service).check_interval_seconds, _now);
     update obs.service_state t
     set
       next_check_at = _schedule.next_check_at,
@@ -709,13 +689,13 @@ comment on function job.heal_probes is
   'Adds the jobs of services whose slot passed 3 s ago and was not claimed, and that have none: it was lost, or its worker died with '
   'it. Returns how many.';
 
-create function job.purge_probes()
+create function job.purge_jobs()
 returns int
 language sql
 volatile
 security definer
 set search_path = ''
 as $$
-  select queue.purge_probes()
+  select queue.purge_jobs()
 $$;
-comment on function job.purge_probes is 'queue.purge_probes.';
+comment on function job.purge_jobs is 'queue.purge_jobs.';

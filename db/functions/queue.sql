@@ -62,7 +62,7 @@ end
 $$;
 comment on function queue.request_check is 'A job that probes a service now, out of its slots; several that wait are one.';
 
-create function queue.purge_probes()
+create function queue.purge_jobs()
 returns int
 language plpgsql
 volatile
@@ -77,11 +77,80 @@ begin
   from graphile_worker.complete_jobs(array(
     select j.id
     from graphile_worker.jobs j
-    where j.task_identifier = 'probe' and j.attempts >= j.max_attempts
+    where j.task_identifier in ('probe', 'evaluate', 'notify') and j.attempts >= j.max_attempts
       and (j.locked_at is null or j.locked_at < now() - interval '4 hours')
   ));
   return _purged;
 end
 $$;
-comment on function queue.purge_probes is
-  'Deletes jobs of probes that failed, or whose worker died with them: their slots have been probed by other jobs. Returns how many.';
+comment on function queue.purge_jobs is
+  'Deletes jobs that failed, or whose worker died with them, of those tasks that heal: others have done their work. Returns how many.';
+
+create function queue.add_earliest(_task text, _payload json, _key text, _run_at timestamptz)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+  perform graphile_worker.add_job(
+    _task, _payload,
+    run_at => least(
+      _run_at,
+      (select j.run_at from graphile_worker.jobs j where j.key = _key and j.locked_at is null and j.attempts < j.max_attempts)
+    ),
+    max_attempts => 1, job_key => _key
+  );
+end
+$$;
+comment on function queue.add_earliest is
+  'A job of which one waits at most, for the earliest of the times that were asked for; one that runs is followed by another.';
+
+create function queue.evaluate(_org_id int, _run_at timestamptz)
+returns void
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  select queue.add_earliest('evaluate', json_build_object('org_id', _org_id), 'evaluate:' || _org_id, _run_at)
+$$;
+comment on function queue.evaluate is 'The job that evaluates the rules of an org that are due then, and takes due steps of escalations.';
+
+create function queue.notify(_org_id int, _group_id bigint, _run_at timestamptz)
+returns void
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  select queue.add_earliest('notify', json_build_object('org_id', _org_id, 'group_id', _group_id), 'notify:' || _group_id, _run_at)
+$$;
+comment on function queue.notify is 'The job that sees then what a group has to tell its channel, and delivers it.';
+
+create function queue.send(_org_id int, _notification_id uuid, _run_at timestamptz)
+returns void
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  select queue.add_earliest(
+    'notify', json_build_object('org_id', _org_id, 'notification_id', _notification_id), 'notify:' || _notification_id, _run_at
+  )
+$$;
+comment on function queue.send is 'The job that delivers a notification that belongs to no group.';
+
+create function queue.is_waiting(_key text)
+returns boolean
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select exists (
+    select from graphile_worker.jobs j where j.key = _key and j.locked_at is null and j.attempts < j.max_attempts
+  )
+$$;
+comment on function queue.is_waiting is 'Whether a job with this key waits; one that failed, or that a worker has taken, does not.';

@@ -146,3 +146,23 @@ as $$
   from (select extract(epoch from _window)::int as seconds) as s
 $$;
 comment on function lib.format_window(interval) is 'A length of whole minutes as time_window is written: 5m, 3h, 1d.';
+
+create function lib.slot_start(_id int, _interval_seconds int, _at timestamptz)
+returns timestamptz
+language plpgsql
+immutable
+set search_path = ''
+as $$
+declare
+  _interval_ms constant bigint := _interval_seconds * 1000;
+  -- Multiples of the golden ratio's fraction never come close to one another (Knuth, TAOCP 3, 6.4): what was
+  -- made one after the other lies evenly spread over the interval, however many there are.
+  _phase_ms constant bigint := (_id * 618033989::bigint) % 1000000000 * _interval_ms / 1000000000;
+  _at_ms constant bigint := floor(extract(epoch from _at) * 1000)::bigint;
+begin
+  return to_timestamp(((_at_ms - _phase_ms) / _interval_ms * _interval_ms + _phase_ms) / 1000.0);
+end
+$$;
+comment on function lib.slot_start is
+  'The slot that a time lies in. The slots of something with an id are its interval apart, counted from the epoch and a phase of its own: they '
+  'do not drift, and who computes them does not matter.';

@@ -74,11 +74,35 @@ function follow(request: Request, answer: Answer): Request {
 }
 
 async function exchange(
-  { url, method, headers, body: requestBody }: Request,
+  request: Request,
   definition: Definition,
   trace: Trace,
   options: Options,
 ): Promise<Answer> {
+  return await send(request, definition, trace, options, async (response, destroy) => {
+    const status = response.statusCode!;
+    const { location, 'content-type': type = '' } = response.headers;
+    const isFollowed =
+      [301, 302, 303, 307, 308].includes(status) &&
+      location !== undefined &&
+      definition.max_redirects > 0 &&
+      !isExpected(status, definition.expected_status);
+    const body = isFollowed ? Buffer.alloc(0) : await abortable(options.signal, destroy, read(response));
+    return { status, location, isFollowed, type, body };
+  });
+}
+
+/**
+ * Sends one request over a connection of its own, which is closed when read has settled. The trace gets timings, phase, status
+ * and what is learned of the certificate.
+ */
+export async function send<T>(
+  { url, method, headers, body }: Request,
+  definition: Pick<Definition, 'tls_verify' | 'timeout_seconds'>,
+  trace: Trace,
+  options: Options,
+  read: (response: http.IncomingMessage, destroy: () => void) => Promise<T>,
+): Promise<T> {
   Object.assign(trace, {
     tls_ms: null,
     connect_ms: null,
@@ -88,6 +112,7 @@ async function exchange(
   const isTls = url.protocol === 'https:';
   const port = Number(url.port) || (isTls ? 443 : 80);
   const plain = await connect(url, port, trace, options, definition.timeout_seconds * 1000);
+  const destroy = () => plain.destroy();
   try {
     const socket = isTls ? await secure(plain, url, definition, trace, options.signal) : plain;
     trace.phase = 'waiting for its answer';
@@ -109,24 +134,14 @@ async function exchange(
     const responded = Promise.race([once(request, 'response'), upgraded(request)]) as Promise<
       [http.IncomingMessage]
     >;
-    request.end(requestBody ?? undefined);
-    const [response] = await abortable(options.signal, () => plain.destroy(), responded);
+    request.end(body ?? undefined);
+    const [response] = await abortable(options.signal, destroy, responded);
     trace.first_byte_ms = ms(performance.now() - began);
     trace.status_code = response.statusCode!;
     trace.phase = 'reading its answer';
-    const status = response.statusCode!;
-    const { location, 'content-type': type = '' } = response.headers;
-    const isFollowed =
-      [301, 302, 303, 307, 308].includes(status) &&
-      location !== undefined &&
-      definition.max_redirects > 0 &&
-      !isExpected(status, definition.expected_status);
-    const body = isFollowed
-      ? Buffer.alloc(0)
-      : await abortable(options.signal, () => plain.destroy(), read(response));
-    return { status, location, isFollowed, type, body };
+    return await read(response, destroy);
   } finally {
-    plain.destroy();
+    destroy();
   }
 }
 
@@ -157,7 +172,7 @@ async function read(response: http.IncomingMessage): Promise<Buffer> {
 async function secure(
   plain: net.Socket,
   url: URL,
-  definition: Definition,
+  definition: Pick<Definition, 'tls_verify'>,
   trace: Trace,
   signal: AbortSignal,
 ): Promise<tls.TLSSocket> {
@@ -198,7 +213,8 @@ async function closed(socket: tls.TLSSocket): Promise<never> {
   throw new ProbeFailure('the connection was closed in the TLS handshake');
 }
 
-const certificateTexts: Record<string, string> = {
+/** What is wrong with a certificate, by the code of the error. */
+export const certificateTexts: Record<string, string> = {
   DEPTH_ZERO_SELF_SIGNED_CERT: 'it is self-signed',
   SELF_SIGNED_CERT_IN_CHAIN: 'its chain ends in a self-signed one that is not trusted',
   UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'its issuer is not trusted, or missing from the chain',

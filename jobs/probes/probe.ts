@@ -3,7 +3,7 @@ import os from 'node:os';
 import { bareHost, EgressError, type EgressPolicy } from '../../src/egress.ts';
 import { probeHttp } from './http.ts';
 import { probeTcp } from './tcp.ts';
-import { type Definition, ms, ProbeFailure, type Timings, type Trace } from './trace.ts';
+import { type Definition, ms, newTrace, ProbeFailure, type Timings, type Trace } from './trace.ts';
 
 export interface ProbeResult extends Timings {
   /** unknown: it must not be probed, so nothing was learned. */
@@ -31,18 +31,7 @@ export interface ProbeOptions {
 
 /** Probes a service. Rejects only when options.signal is aborted. */
 export async function probe(definition: Definition, { egress, signal }: ProbeOptions): Promise<ProbeResult> {
-  const trace: Trace = {
-    host: '',
-    phase: 'starting',
-    address: null,
-    hasConnected: false,
-    dns_ms: null,
-    connect_ms: null,
-    tls_ms: null,
-    first_byte_ms: null,
-    status_code: null,
-    tls_expires_at: null,
-  };
+  const trace = newTrace();
   const started = performance.now();
   const timeout = new AbortController();
   const timer = setTimeout(() => timeout.abort(), definition.timeout_seconds * 1000);
@@ -103,7 +92,8 @@ function isRefused(error: unknown, trace: Trace): boolean {
   return error instanceof EgressError && trace.status_code === null;
 }
 
-function reasonOf(error: unknown, trace: Trace): string {
+/** What went wrong in one line, for whatever was thrown while the trace was filled in. */
+export function reasonOf(error: unknown, trace: Pick<Trace, 'phase'>): string {
   if (error instanceof ProbeFailure) return error.message;
   if (error instanceof EgressError) return `refused: ${error.message}`;
   const code = codeOf(error);
@@ -116,8 +106,8 @@ function reasonOf(error: unknown, trace: Trace): string {
   return `${reason || message || code || 'failed'}, while ${trace.phase}`;
 }
 
-// A reason may quote what a server said, which can be anything.
-function printable(reason: string): string {
+/** A reason that may quote what a server said, which can be anything, as it can be stored and shown. */
+export function printable(reason: string): string {
   return reason
     .slice(0, 500)
     .toWellFormed()

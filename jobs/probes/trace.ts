@@ -37,6 +37,21 @@ export interface Trace extends Timings {
   tls_expires_at: string | null;
 }
 
+export function newTrace(): Trace {
+  return {
+    host: '',
+    phase: 'starting',
+    address: null,
+    hasConnected: false,
+    dns_ms: null,
+    connect_ms: null,
+    tls_ms: null,
+    first_byte_ms: null,
+    status_code: null,
+    tls_expires_at: null,
+  };
+}
+
 /** Reason for which a service counts as down: its message is the probe's. */
 export class ProbeFailure extends Error {}
 

@@ -12,6 +12,7 @@ import {
   endpoint,
   endsAfterStart,
   isTimestamp,
+  isUuid,
   jsonObjectSchema,
   pageLimitSchema,
   parseJson,
@@ -24,10 +25,12 @@ import {
   timestampSchema,
   toCursor,
 } from '../request.ts';
+import { expressionFields, expressionSchema } from './expressions.ts';
 import { labelsSchema } from './metrics.ts';
+import { notificationSchema } from './notifications.ts';
 
 export const severities = ['critical', 'warning', 'info'] as const;
-const statuses = ['firing', 'acknowledged', 'resolved'] as const;
+const statuses = ['pending', 'firing', 'acknowledged', 'resolved'] as const;
 export const severitySchema = z.enum(severities, `expected one of ${severities.join(', ')}`);
 
 const alertFields = {
@@ -35,13 +38,18 @@ const alertFields = {
   name: z.string(),
   description: z.string().nullable(),
   severity: z.enum(severities),
-  status: z.enum(statuses),
-  source: z.enum(['api', 'service', 'worker']).openapi({
-    description: 'A client; the probes of a service; the worker, about itself',
+  status: z.enum(statuses).openapi({
+    description: 'pending: the condition of its rule holds, and not for long enough yet',
+  }),
+  source: z.enum(['api', 'rule', 'service', 'worker']).openapi({
+    description: 'A client; a rule; the probes of a service; the worker, about itself',
   }),
   service_name: z.string().nullable(),
   labels: z.record(z.string(), z.string()),
+  annotations: z.record(z.string(), z.string()),
   metadata: z.record(z.string(), z.unknown()),
+  value: z.number().nullable().openapi({ description: 'What its rule found last, while the condition held' }),
+  rule_id: z.uuid().nullable(),
   started_at: z.iso.datetime(),
   acknowledged_at: z.iso.datetime().nullable(),
   resolved_at: z.iso.datetime().nullable(),
@@ -56,7 +64,7 @@ const alertDetailSchema = z
         at: z.iso.datetime(),
         event: z.string().openapi({
           description:
-            'The status that it led to, or updated, flapping, stable, dependency_unhealthy, which change none',
+            'The status that it led to, or note, updated, escalated, notification_failed, flapping, stable, dependency_unhealthy, which change none',
           example: 'acknowledged',
         }),
         from_status: z.string().nullable(),
@@ -66,7 +74,17 @@ const alertDetailSchema = z
         details: z.record(z.string(), z.unknown()),
       }),
     ),
-    notifications: z.array(z.record(z.string(), z.unknown())),
+    notifications: z.array(notificationSchema),
+    muted_by: z
+      .array(
+        z.strictObject({
+          kind: z.enum(['silence', 'maintenance_window', 'alert']),
+          id: z.uuid(),
+          name: z.string(),
+          until: z.iso.datetime().nullable(),
+        }),
+      )
+      .openapi({ description: 'Why nobody is notified of it at this moment' }),
   })
   .openapi('AlertDetail');
 const alertListSchema = z
@@ -80,6 +98,9 @@ const alertListSchema = z
         firing: z.number().int(),
         acknowledged: z.number().int(),
         resolved: z.number().int(),
+        pending: z.number().int(),
+        mean_time_to_acknowledge_seconds: z.number().nullable(),
+        mean_time_to_resolve_seconds: z.number().nullable(),
       })
       .openapi({ description: 'All that match, on this page or not' }),
     next_cursor: z.string().nullable(),
@@ -94,6 +115,11 @@ const newAlertSchema = z
     service_name: text(limits.serviceNameLength).nullish(),
     labels: labelsSchema.optional(),
     metadata: jsonObjectSchema.optional(),
+    rule_expression: expressionSchema.optional().openapi({
+      description:
+        'Makes an alert rule of this name besides (or changes the one there is), which goes on looking: it resolves this alert once its condition ' +
+        'has held and does so no more, and opens others. It is about service_name, where that is given.',
+    }),
   })
   .openapi('NewAlert');
 
@@ -111,6 +137,10 @@ const listQuerySchema = z
   .refine(...endsAfterStart);
 
 const transitionSchema = z.strictObject({ note: prose(10_000).nullish() }).openapi('AlertTransition');
+
+const noteSchema = z
+  .strictObject({ note: prose(10_000).refine((note) => note.trim() !== '', 'must not be empty') })
+  .openapi('AlertNote');
 
 const tags = ['Alerts'];
 const security = [{ bearer: [] }];
@@ -132,7 +162,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
         'stays as it is): one problem is one alert, however often it is reported.',
       request: { body: { required: true, content: { 'application/json': { schema: newAlertSchema } } } },
       responses: {
-        ...responses(201, 'The alert, firing', alertSchema, [400, 401, 403, 413, 415, 503]),
+        ...responses(201, 'The alert, firing', alertSchema, [400, 401, 403, 413, 415, 422, 503]),
         200: {
           description: 'The alert that was open already',
           content: { 'application/json': { schema: alertSchema } },
@@ -142,11 +172,23 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     permit('operate'),
     async (c) => {
       const alert = check(newAlertSchema, parseJson(c, await readBody(c, maxBodyBytes)));
+      const rule = alert.rule_expression && {
+        name: alert.name,
+        severity: alert.severity,
+        ...expressionFields(alert.rule_expression, alert.service_name),
+        ...(alert.labels ? { labels: alert.labels, label_templates: literal(alert.labels) } : {}),
+        ...(alert.description
+          ? {
+              annotations: { description: alert.description },
+              annotation_templates: literal({ description: alert.description }),
+            }
+          : {}),
+      };
       const [row] = await sql<{ alert: z.infer<typeof alertSchema>; is_new: boolean }[]>`
         select * from api.create_alert(
           ${c.var.principal.orgId}, ${alert.name}, ${alert.severity}, ${alert.description ?? null}, ${alert.service_name ?? null},
           ${JSON.stringify(alert.labels ?? {})}::text::jsonb, ${alert.metadata ? JSON.stringify(alert.metadata) : null}::text::jsonb,
-          ${c.var.principal.subject}
+          ${rule ? JSON.stringify(rule) : null}::text::jsonb, ${c.var.principal.subject}
         )`;
       return c.json(row!.alert, row!.is_new ? 201 : 200);
     },
@@ -210,11 +252,12 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     async (c) => {
       refuseQuery(c);
       const [row] = isUuid(c.req.param('id') ?? '')
-        ? await sql<{ alert: object; events: object[] }[]>`
+        ? await sql<{ alert: object; events: object[]; notifications: object[]; muted_by: object[] }[]>`
             select * from api.get_alert(${c.var.principal.orgId}, ${c.req.param('id')!}::text::uuid)`
         : [];
       if (!row) throw noAlert();
-      return c.json({ ...row.alert, events: row.events, notifications: [] });
+      const { alert, events, notifications, muted_by } = row;
+      return c.json({ ...alert, events, notifications, muted_by });
     },
   );
 
@@ -247,6 +290,34 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     );
   }
 
+  endpoint(
+    router,
+    createRoute({
+      method: 'post',
+      path: '/alerts/{id}/notes',
+      tags,
+      security,
+      summary: 'Add a note to an alert',
+      description: 'To its history, whatever its status.',
+      request: {
+        params: idParams,
+        body: { required: true, content: { 'application/json': { schema: noteSchema } } },
+      },
+      responses: responses(201, 'The alert', alertSchema, [400, 401, 403, 404, 413, 415, 503]),
+    }),
+    permit('operate'),
+    async (c) => {
+      const { note } = check(noteSchema, parseJson(c, await readBody(c, maxBodyBytes)));
+      const id = c.req.param('id') ?? '';
+      const [row] = isUuid(id)
+        ? await sql<{ alert: z.infer<typeof alertSchema> | null }[]>`
+            select api.add_note(${c.var.principal.orgId}, ${id}::text::uuid, ${c.var.principal.subject}, ${note}) as alert`
+        : [];
+      if (!row?.alert) throw noAlert();
+      return c.json(row.alert, 201);
+    },
+  );
+
   async function transition(c: Context<AuthEnv>, to: 'acknowledged' | 'resolved') {
     const body = await readBody(c, maxBodyBytes);
     const { note } = check(transitionSchema, body.length > 0 ? parseJson(c, body) : {});
@@ -264,8 +335,9 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
   return router;
 }
 
-function isUuid(id: string): boolean {
-  return z.guid().safeParse(id).success;
+/** Texts as templates that say what they say, whatever they hold. */
+function literal(texts: Record<string, string>): Record<string, string[]> {
+  return Object.fromEntries(Object.entries(texts).map(([name, text]) => [name, [text]]));
 }
 
 function noAlert(): Problem {

@@ -28,6 +28,7 @@ import {
   timestampSchema,
   toCursor,
 } from '../request.ts';
+import { aggregations } from '../rules/expression.ts';
 
 // Not z.record, which passes over a label that is called __proto__.
 export const labelsSchema = z
@@ -63,24 +64,6 @@ export const batchSchema = z
   .openapi('MetricBatch');
 
 const recordedSchema = z.object({ recorded: z.number().int() }).openapi('Recorded');
-
-export const aggregations = [
-  'avg',
-  'sum',
-  'min',
-  'max',
-  'count',
-  'median',
-  'p50',
-  'p90',
-  'p95',
-  'p99',
-  'stddev',
-  'first',
-  'last',
-  'rate',
-  'increase',
-] as const;
 
 const windowUnits: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 };
 const maxWindowSeconds = 366 * 86_400;

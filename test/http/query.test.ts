@@ -1,7 +1,7 @@
 // POST /metrics/query and GET /metrics against a reference computed from the same samples.
 import { beforeAll, describe, expect, test } from 'vitest';
 import { rollUp } from '../../db/roll_up.ts';
-import { aggregations } from '../../src/routes/metrics.ts';
+import { aggregations } from '../../src/rules/expression.ts';
 import { useApi } from '../support/api.ts';
 import { signToken } from '../support/process.ts';
 import { aggregate, increases, type Sample } from '../support/reference.ts';

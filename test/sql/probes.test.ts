@@ -179,9 +179,9 @@ describe('each outcome leads to a status', () => {
 describe('slots', () => {
   test('are an interval apart, hold their time, and do not drift', async () => {
     const rows = await database.sql<{ ok: boolean }[]>`
-      select lib.probe_slot(s, i, t) <= t and t < lib.probe_slot(s, i, t) + make_interval(secs => i)
-        and lib.probe_slot(s, i, lib.probe_slot(s, i, t)) = lib.probe_slot(s, i, t)
-        and lib.probe_slot(s, i, t + make_interval(secs => 1000 * i)) = lib.probe_slot(s, i, t) + make_interval(secs => 1000 * i)
+      select lib.slot_start(s, i, t) <= t and t < lib.slot_start(s, i, t) + make_interval(secs => i)
+        and lib.slot_start(s, i, lib.slot_start(s, i, t)) = lib.slot_start(s, i, t)
+        and lib.slot_start(s, i, t + make_interval(secs => 1000 * i)) = lib.slot_start(s, i, t) + make_interval(secs => 1000 * i)
         as ok
       from generate_series(1, 50) s, unnest(array[5, 7, 10, 60, 3600, 86400]) i,
         unnest(array['2026-11-25 12:00:00.123456+00', '2031-02-28 23:59:59.999+00', '1999-12-31 00:00:00+00']::timestamptz[]) t`;
@@ -192,7 +192,7 @@ describe('slots', () => {
   test('of a thousand services are spread evenly', async () => {
     const [row] = await database.sql<{ most: number; least: number }[]>`
       select max(n)::int as most, min(n)::int as least from (
-        select floor(extract(epoch from lib.probe_slot(s, 10, '2026-11-25 12:00:09.999+00')) * 10) as tenth, count(*) as n
+        select floor(extract(epoch from lib.slot_start(s, 10, '2026-11-25 12:00:09.999+00')) * 10) as tenth, count(*) as n
         from generate_series(4001, 5000) s group by 1) x`;
     expect(row!.most).toBeLessThanOrEqual(13);
     expect(row!.least).toBeGreaterThanOrEqual(7);

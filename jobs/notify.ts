@@ -1,0 +1,100 @@
+// Delivers notifications. The database decides what a channel is to be told, and who tells it (job.claim_notification); between that
+// and the outcome (job.finish_attempt) nothing is held there.
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Task } from 'graphile-worker';
+import type { Logger } from 'pino';
+import type { Sql } from '../src/db.ts';
+import type { EgressPolicy } from '../src/egress.ts';
+import { toProblem } from '../src/errors.ts';
+import { type Delivery, DeliveryFailure, deliver, type Message } from './channels/channel.ts';
+import { createShare } from './share.ts';
+
+interface Payload {
+  org_id: number;
+  group_id?: string;
+  notification_id?: string;
+}
+
+interface Claim {
+  notification_id: string;
+  attempt: number;
+  type: Delivery['channel']['type'];
+  config: Record<string, unknown>;
+  message: Message;
+  timeout_seconds: number;
+  alert_ttl_seconds: number;
+}
+
+export interface NotifyDependencies {
+  sql: Sql;
+  log: Logger;
+  egress: EgressPolicy;
+  smtp: Delivery['smtp'];
+  /** Deliveries under way at once. */
+  concurrency: number;
+}
+
+export function notify({ sql, log, egress, smtp, concurrency }: NotifyDependencies): Task {
+  // One org's receivers that all hang hold up nobody else's.
+  const share = createShare(concurrency);
+
+  return async (payload, { abortSignal }) => {
+    const { org_id, group_id = null, notification_id = null } = payload as Payload;
+    const leave = await share.enter(org_id);
+    // Too many of the org wait: job.heal_alerts comes back to it.
+    if (!leave) return;
+    try {
+      while (!abortSignal?.aborted) {
+        const [claim] = await sql<Claim[]>`
+          select * from job.claim_notification(${group_id}::text::bigint, ${notification_id}::text::uuid)`;
+        if (!claim) return;
+        await attempt(claim);
+      }
+    } finally {
+      leave();
+    }
+  };
+
+  async function attempt({ notification_id, attempt, type, config, message, ...claim }: Claim) {
+    const began = performance.now();
+    const outcome = await deliver({
+      channel: { type, config },
+      message,
+      egress,
+      smtp,
+      signal: AbortSignal.timeout(claim.timeout_seconds * 1000),
+      alertTtlSeconds: claim.alert_ttl_seconds,
+    }).catch((error: unknown) => {
+      if (error instanceof DeliveryFailure) return error;
+      log.error({ error, notification_id, type }, 'a notification could not be made');
+      return new DeliveryFailure('the message could not be made', { isPermanent: true });
+    });
+    const failure = outcome instanceof DeliveryFailure ? outcome : null;
+    const latencyMs = performance.now() - began;
+    const detail = failure || outcome instanceof DeliveryFailure ? null : outcome.detail;
+    const status = await finish(
+      () => sql<{ status: string | null }[]>`
+        select job.finish_attempt(
+          ${notification_id}::text::uuid, ${attempt}, ${failure === null}, ${outcome.response_code}, ${latencyMs},
+          ${failure?.message ?? null}, ${detail}, ${failure?.isPermanent ?? false}, ${failure?.retryAfterSeconds ?? null}
+        ) as status`,
+    );
+    const line = { notification_id, org: message.org, channel: message.channel, attempt, status };
+    if (failure) log.warn({ ...line, reason: failure.message }, 'a notification was not delivered');
+    else log.info(line, 'a notification was delivered');
+  }
+
+  // What has been delivered is worth telling: without it the same would be delivered once more.
+  async function finish(statement: () => PromiseLike<{ status: string | null }[]>): Promise<string | null> {
+    const deadline = Date.now() + 10_000;
+    for (;;) {
+      try {
+        const [row] = await statement();
+        return row!.status;
+      } catch (error) {
+        if (toProblem(error).status !== 503 || Date.now() > deadline) throw error;
+        await sleep(250);
+      }
+    }
+  }
+}

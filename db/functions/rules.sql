@@ -664,7 +664,7 @@ declare
   _rule obs.alert_rule;
   _now timestamptz := _start;
   -- The open alerts, by the text of their group.
-  _open jsonb := '{}';
+  _open jsonb := jsonb_build_object();
   _key text;
   _alert obs.alert;
   _fired_at timestamptz;
@@ -676,7 +676,7 @@ begin
   _rule.id := gen_random_uuid();
   _rule.org_id := _org_id;
   evaluations := 0;
-  alerts := '[]';
+  alerts := jsonb_build_array();
   while _now < _end loop
     evaluations := evaluations + 1;
     for _row in

@@ -9,6 +9,7 @@ import { logComparison, type Row } from './load.ts';
 import { benchPeers } from './peers.ts';
 import { benchFleet, benchHealth } from './probes.ts';
 import { benchQuery, dayTicks, newDay, ownQuery, storeDay } from './query.ts';
+import { benchAlertLatency, benchRules } from './rules.ts';
 
 const { values: options } = parseArgs({
   options: {
@@ -24,16 +25,21 @@ if (
   !(
     seconds > 0 &&
     day.series > 0 &&
-    ['ingest', 'query', 'history', 'probes', undefined].includes(options.only)
+    ['ingest', 'query', 'history', 'probes', 'rules', undefined].includes(options.only)
   )
 )
-  throw new Error('usage: [--only ingest|query|history|probes] [--seconds S] [--samples N] [--peers]');
+  throw new Error('usage: [--only ingest|query|history|probes|rules] [--seconds S] [--samples N] [--peers]');
 if (options.only === 'history') {
   await runHistory();
   process.exit();
 }
 if (options.only === 'probes') {
   await runProbes();
+  process.exit();
+}
+
+if (options.only === 'rules') {
+  await runRules();
   process.exit();
 }
 
@@ -127,6 +133,17 @@ async function runProbes() {
     const fleetSeconds = options.seconds === '5' ? 300 : seconds;
     console.log(`\n1000 services each 10 s, for ${fleetSeconds} s (${server.edition} edition)`);
     await benchFleet(await cloneDatabase(server), fleetSeconds);
+  } finally {
+    await dropDatabases(server);
+  }
+}
+
+async function runRules() {
+  const server = await createTemplate((await findServer(console.log)).url);
+  try {
+    console.log(`\nAlert rules on 5000 series each 10 s (${server.edition} edition)`);
+    await benchRules(await cloneDatabase(server));
+    await benchAlertLatency(await cloneDatabase(server), await signToken(), 60);
   } finally {
     await dropDatabases(server);
   }

@@ -65,12 +65,14 @@ create function lib.note_alert(
   _now timestamptz
 )
 returns void
-language sql
+language plpgsql
 volatile
 set search_path = ''
 as $$
+begin
   insert into obs.alert_event (alert_id, org_id, at, event, from_status, to_status, actor, note, details)
-  values (_alert.id, _alert.org_id, _now, _event, _from, _alert.status, _actor, _note, _details)
+  values (_alert.id, _alert.org_id, _now, _event, _from, _alert.status, _actor, _note, _details);
+end
 $$;
 comment on function lib.note_alert is 'Adds an event to an alert''s history.';
 

@@ -6,8 +6,9 @@ as $$
   select case _op
     when '=' then _actual = _value
     when '!=' then _actual <> _value
-    when '=~' then _actual ~ ('^(?:' || _value || ')$')
-    when '!~' then _actual !~ ('^(?:' || _value || ')$')
+    -- Whatever the database's locale, so that \w means what it means elsewhere.
+    when '=~' then _actual collate "C" ~ ('^(?:' || _value || ')$')
+    when '!~' then _actual collate "C" !~ ('^(?:' || _value || ')$')
   end
 $$;
 comment on function lib.matches is 'Whether a label''s value is as a matcher wants it; a regular expression has to match all of it.';
@@ -45,7 +46,7 @@ begin
         coalesce(jsonb_agg(to_jsonb(f)) filter (where not f.is_label), '[]') as filters
       from (
         select e.label, e.op, e.value,
-          e.op = '=' and e.value <> '' and e.label not in ('service', 'service_name') as is_label,
+          e.op = '=' and e.value <> '' and e.label not in ('service', 'service_name') and count(*) over (partition by e.label) = 1 as is_label,
           e.op = '=' and e.value <> '' and e.label in ('service', 'service_name') as is_service
         from jsonb_to_recordset(s.definition -> 'matchers') as e (label text, op text, value text)
       ) as f
@@ -136,16 +137,18 @@ begin
   end if;
   _left := lib.number_of(_node -> 'left', _values);
   _right := lib.number_of(_node -> 'right', _values);
-  return case _op
-    when '+' then _left + _right
-    when '-' then _left - _right
-    when '*' then _left * _right
-    when '/' then _left / nullif(_right, 0)
-    when '%' then _left - _right * trunc(_left / nullif(_right, 0))
+  begin
+    return case _op
+      when '+' then _left + _right
+      when '-' then _left - _right
+      when '*' then _left * _right
+      when '/' then _left / nullif(_right, 0)
+      when '%' then _left - _right * trunc(_left / nullif(_right, 0))
+    end;
+  exception
+    when numeric_value_out_of_range then
+      return null;
   end;
-exception
-  when numeric_value_out_of_range then
-    return null;
 end
 $$;
 comment on function lib.number_of is
@@ -176,13 +179,20 @@ set search_path = ''
 as $$
 declare
   _op constant text := _node ->> 'op';
+  _left float8;
+  _right float8;
 begin
-  return case _op
-    when 'and' then lib.condition_holds(_node -> 'left', _values) and lib.condition_holds(_node -> 'right', _values)
-    when 'or' then lib.condition_holds(_node -> 'left', _values) or lib.condition_holds(_node -> 'right', _values)
-    when 'absent' then _values[(_node ->> 'selector')::int + 1] is null
-    else lib.compare(_op, lib.number_of(_node -> 'left', _values), lib.number_of(_node -> 'right', _values))
-  end;
+  if _op = 'and' then
+    return lib.condition_holds(_node -> 'left', _values) and lib.condition_holds(_node -> 'right', _values);
+  elsif _op = 'or' then
+    return lib.condition_holds(_node -> 'left', _values) or lib.condition_holds(_node -> 'right', _values);
+  elsif _op = 'absent' then
+    return _values[(_node ->> 'selector')::int + 1] is null;
+  end if;
+  -- As variables, so that the comparison becomes part of the expression instead of a call.
+  _left := lib.number_of(_node -> 'left', _values);
+  _right := lib.number_of(_node -> 'right', _values);
+  return lib.compare(_op, _left, _right);
 end
 $$;
 comment on function lib.condition_holds is
@@ -238,32 +248,39 @@ begin
   return query
   with rule as materialized (
     select r.id, r.no_data, r.tree -> 'condition' as condition, r.tree -> 'by' as by,
-      -- By far most rules compare one aggregate with a number.
       r.tree #>> '{condition,op}' as op,
       (r.tree #>> '{condition,right,value}')::float8 as threshold,
+      -- By far most rules compare one aggregate with a number.
       jsonb_array_length(r.tree -> 'selectors') = 1
         and coalesce(r.tree #>> '{condition,left,op}' = 'selector' and r.tree #>> '{condition,right,op}' = 'number', false) as is_plain
     from unnest(_rules) as r
   ),
   rule_selector as materialized (
-    select r.id as rule_id, s.position::int, s.selector, s.selector -> 'by' <> '[]' as is_grouped
+    select r.id as rule_id, s.position::int, n.number::int, s.selector -> 'by' <> '[]' as is_grouped
     from unnest(_rules) as r
     cross join jsonb_array_elements(r.tree -> 'selectors') with ordinality as s (selector, position)
+    join unnest(_selectors) with ordinality as n (selector, number) on n.selector = s.selector
   ),
-  numbered as materialized (
-    select u.selector, u.number::int from unnest(_selectors) with ordinality as u (selector, number)
+  plain_rule as materialized (
+    select r.id, r.no_data, r.op, r.threshold, rs.number
+    from rule r
+    join rule_selector rs on rs.rule_id = r.id
+    where r.is_plain
   ),
   found as materialized (
-    select rs.rule_id, rs.position, rs.is_grouped, v.group_labels, v.value
-    from lib.evaluate_selectors(_org_id, _selectors, _end) v
-    join numbered n on n.number = v.selector_number
-    join rule_selector rs on rs.selector = n.selector
+    select v.selector_number, v.group_labels, v.value from lib.evaluate_selectors(_org_id, _selectors, _end) v
   ),
-  -- Groups that had samples within the last day and have none now, where that is to be told.
-  silent as (
-    select distinct rs.rule_id, m.group_labels
+  open_group as materialized (
+    select o.rule_id, o.group_labels from unnest(_open_rule_ids, _open_groups) as o (rule_id, group_labels)
+  ),
+  -- Groups of which it is to be told that they have no data: those that had samples within the last day; where a rule does not group,
+  -- all its series; where it does and there is no group, that.
+  silent_group as materialized (
+    select distinct r.id as rule_id, m.group_labels
     from lib.match_selectors(_org_id, _silent_selectors) m
-    join rule_selector rs on rs.selector = _silent_selectors[m.selector_number]
+    join unnest(_silent_selectors) with ordinality as n (selector, number) on n.number = m.selector_number
+    join unnest(_selectors) with ordinality as a (selector, number) on a.selector = n.selector
+    join rule_selector rs on rs.number = a.number
     join rule r on r.id = rs.rule_id and r.no_data = 'alert'
     where exists (
       select
@@ -271,54 +288,69 @@ begin
       where s.series_id = m.series_id and s.time >= _end - interval '1 day' and s.time < _end
     )
   ),
-  known as (
-    select f.rule_id, f.group_labels from found f where f.is_grouped
-    union
-    select s.rule_id, s.group_labels from silent s
-    union
-    select r.id, '{}'::jsonb from rule r where r.by = '[]'
-    union
-    select o.rule_id, o.group_labels from unnest(_open_rule_ids, _open_groups) as o (rule_id, group_labels)
-  ),
-  -- A rule without any group can have no data, too.
-  groups as materialized (
-    select k.rule_id, k.group_labels from known k
+  watched_silence as materialized (
+    select s.rule_id, s.group_labels from silent_group s
     union all
     select r.id, '{}'::jsonb
     from rule r
-    where r.no_data = 'alert' and r.by <> '[]' and not exists (select from known k where k.rule_id = r.id)
+    where r.no_data = 'alert' and (r.by = '[]' or not exists (select from silent_group s where s.rule_id = r.id))
   ),
-  evaluated as (
-    select g.rule_id, g.group_labels, f.value as plain_value, null::float8[] as values
-    from groups g
-    join rule r on r.id = g.rule_id and r.is_plain
-    left join found f on f.rule_id = g.rule_id and f.group_labels = g.group_labels
-    union all
-    select g.rule_id, g.group_labels, null, array_agg(f.value order by rs.position)
-    from groups g
-    join rule r on r.id = g.rule_id and not r.is_plain
-    join rule_selector rs on rs.rule_id = g.rule_id
-    left join found f
-      on f.rule_id = g.rule_id and f.position = rs.position
-      and f.group_labels = case when rs.is_grouped then g.group_labels else '{}' end
-    group by g.rule_id, g.group_labels
+  -- Groups that are looked at whether they have a value or not.
+  watched_group as materialized (
+    select o.rule_id, o.group_labels from open_group o
+    union
+    select s.rule_id, s.group_labels from watched_silence s
+    union
+    select r.id, '{}'::jsonb from rule r where r.by = '[]'
+  ),
+  grouped as (
+    select w.rule_id, w.group_labels from watched_group w join rule r on r.id = w.rule_id and not r.is_plain
+    union
+    select rs.rule_id, f.group_labels
+    from rule_selector rs
+    join rule r on r.id = rs.rule_id and not r.is_plain
+    join found f on f.selector_number = rs.number
+    where rs.is_grouped
   ),
   judged as (
-    select e.rule_id, e.group_labels, r.no_data, r.is_plain, r.condition, e.plain_value, e.values,
-      case when r.is_plain then lib.compare(r.op, e.plain_value, r.threshold) else lib.condition_holds(r.condition, e.values) end as holds
-    from evaluated e
-    join rule r on r.id = e.rule_id
+    select r.id as rule_id, r.no_data, f.group_labels, true as holds, f.value
+    from plain_rule r
+    join found f on f.selector_number = r.number
+    where lib.compare(r.op, f.value, r.threshold)
+    union all
+    select r.id, r.no_data, w.group_labels, lib.compare(r.op, f.value, r.threshold), f.value
+    from watched_group w
+    join plain_rule r on r.id = w.rule_id
+    left join found f on f.selector_number = r.number and f.group_labels = w.group_labels
+    -- Those for which it holds are among the first.
+    where lib.compare(r.op, f.value, r.threshold) is not true
+    union all
+    select r.id, r.no_data, v.group_labels, h.holds, case when h.holds then lib.condition_value(r.condition, v.values) end
+    from (
+      select g.rule_id, g.group_labels, array_agg(f.value order by rs.position) as values
+      from grouped g
+      join rule_selector rs on rs.rule_id = g.rule_id
+      left join found f
+        on f.selector_number = rs.number and f.group_labels = case when rs.is_grouped then g.group_labels else '{}' end
+      group by g.rule_id, g.group_labels
+    ) as v
+    join rule r on r.id = v.rule_id
+    cross join lateral (select lib.condition_holds(r.condition, v.values) as holds) as h
   )
-  select j.rule_id, j.group_labels,
-    coalesce(j.holds, case j.no_data when 'ok' then false when 'alert' then true end),
-    case when j.is_plain then j.plain_value when j.holds then lib.condition_value(j.condition, j.values) end,
-    j.holds is not null
-  from judged j;
+  select j.rule_id, j.group_labels, d.holds, j.value, j.holds is not null
+  from judged j
+  cross join lateral (
+    select coalesce(j.holds, case j.no_data
+      when 'ok' then false
+      when 'alert' then exists (select from watched_silence s where s.rule_id = j.rule_id and s.group_labels = j.group_labels)
+    end) as holds
+  ) as d
+  where d.holds or exists (select from open_group o where o.rule_id = j.rule_id and o.group_labels = j.group_labels);
 end
 $$;
 comment on function lib.evaluate_conditions is
-  'Whether the conditions of an org''s rules hold for their groups of series, all at once, with samples before _end: for groups that have a '
-  'value, and those that have an open alert. holds is null where that is not known and no_data is keep.';
+  'For which groups of series the conditions of an org''s rules hold, all at once, with samples before _end; and how it is with the groups that '
+  'have an open alert. holds is null where that is not known and no_data is keep; has_data says whether it follows from samples.';
 
 create function lib.next_alert_status(
   _status text,
@@ -386,23 +418,33 @@ comment on function lib.format_value is 'A value as people read it: six signific
 
 create function lib.render_templates(_templates jsonb, _labels jsonb, _value float8)
 returns jsonb
-language sql
+language plpgsql
 immutable
+set search_path = ''
 as $$
-  select coalesce(jsonb_object_agg(t.key, left(lib.render_template(t.value, _labels, _value), 4096)), '{}')
-  from jsonb_each(_templates) as t
+begin
+  if _templates = '{}' then
+    return _templates;
+  end if;
+  return (
+    select jsonb_object_agg(t.key, left(lib.render_template(t.value, _labels, _value), 4096)) from jsonb_each(_templates) as t
+  );
+end
 $$;
 comment on function lib.render_templates is 'Templates by name filled in, each cut at 4096 characters.';
 
 create function lib.describe_rule_alert(_rule obs.alert_rule, _annotations jsonb, _value float8)
 returns text
-language sql
+language plpgsql
 immutable
+set search_path = ''
 as $$
-  select coalesce(
+begin
+  return coalesce(
     nullif(_annotations ->> 'description', ''), nullif(_annotations ->> 'summary', ''),
     _rule.expression || case when _value is null then '' else ': ' || lib.format_value(_value) end
-  )
+  );
+end
 $$;
 comment on function lib.describe_rule_alert is 'The description of a rule''s alert: its annotation description or summary, or the expression and the value.';
 
@@ -547,7 +589,6 @@ language plpgsql
 volatile
 security definer
 set search_path = ''
-set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
   _began constant timestamptz := clock_timestamp();
@@ -556,6 +597,7 @@ declare
   _delay float8;
   _row record;
 begin
+  -- No plan_cache_mode of its own: it would be that of all that is called, and each alert's statements planned anew each time.
   -- What somebody changes just now is passed over, and comes a little later.
   select array_agg(r order by r.id) into _rules
   from (
@@ -594,7 +636,6 @@ begin
         join unnest(_part) as r on r.id = e.rule_id
         left join open_alert o on o.rule_id = e.rule_id and o.group_labels = e.group_labels
         left join obs.alert a on a.id = o.id
-        where e.holds or o.id is not null
         order by e.rule_id, e.group_labels
       loop
         perform lib.advance_alert(_row.rule, _row.alert, _row.group_labels, _row.holds, _row.value, _row.has_data, _now);
@@ -686,7 +727,6 @@ begin
         (select array_agg(_rule.id) from jsonb_each(_open)), (select array_agg(o.value -> 'alert' -> 'group_labels') from jsonb_each(_open) o),
         _now - make_interval(secs => _rule.evaluation_delay_seconds)
       ) as e
-      where e.holds or _open ? e.group_labels::text
       order by e.group_labels
     loop
       _key := _row.group_labels::text;

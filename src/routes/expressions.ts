@@ -1,5 +1,6 @@
 // Schemas of what the rule language reads: expressions, and matchers of alerts as channels, silences and escalations take them.
 import { z } from '@hono/zod-openapi';
+import { invalid } from '../errors.ts';
 import { text } from '../request.ts';
 import {
   aboutService,
@@ -41,6 +42,14 @@ export const expressionSchema = z.string('expected text').transform(parsed(parse
 /** Columns of obs.alert_rule that an expression decides on. */
 export function expressionFields(rule: Rule, service: string | null | undefined): Record<string, unknown> {
   const about = service ? aboutService(rule, service) : rule;
+  try {
+    // What is shown can be given again.
+    parseRule(printRule(about));
+  } catch (error) {
+    if (error instanceof ExpressionError)
+      throw invalid([{ path: 'service_name', message: `the expression for this service: ${error.message}` }]);
+    throw error;
+  }
   return {
     expression: printRule(about),
     tree: { condition: about.condition, selectors: about.selectors, by: about.by },

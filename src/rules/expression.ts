@@ -101,8 +101,10 @@ export const expressionLimits = {
   durationSeconds: 30 * 86_400,
   textLength: 1024,
   patternLength: 200,
-  /** Product of a pattern's repetitions: the automaton grows with it. */
-  patternRepeats: 1000,
+  /** The product of a pattern's repetitions times its length. */
+  patternSize: 1000,
+  /** Aggregates and literals. */
+  operands: 100,
 };
 
 const defaultWindowSeconds = 300;
@@ -177,7 +179,7 @@ function readString(text: string, start: number): Token {
           text,
           i - 1,
           `an escape such as \\${text[start]} or \\\\`,
-          quoted(text.slice(i - 1, i + 1)),
+          quoted(`\\${String.fromCodePoint(text.codePointAt(i) ?? 32)}`),
         );
       value += escaped;
     } else value += character;
@@ -191,7 +193,8 @@ function readString(text: string, start: number): Token {
 }
 
 function quoted(text: string): string {
-  return JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text);
+  const characters = [...text];
+  return JSON.stringify(characters.length > 40 ? `${characters.slice(0, 40).join('')}…` : text);
 }
 
 // What an expression has been understood as, so far.
@@ -224,7 +227,16 @@ export function parseRule(text: string): Rule {
   }));
   if (selectors.length === 0)
     throw new ExpressionError(text, 0, 'a condition on a metric, such as avg(response_time_ms) > 1000', '');
-  return { condition, for_seconds: forSeconds, selectors, by };
+  const rule = { condition, for_seconds: forSeconds, selectors, by };
+  const { length } = printRule(rule);
+  if (length > expressionLimits.length)
+    throw new ExpressionError(
+      text,
+      0,
+      `at most ${expressionLimits.length} characters in canonical form`,
+      `${length}`,
+    );
+  return rule;
 }
 
 /** Reads one matcher of alerts, such as severity="critical". Throws an ExpressionError. */
@@ -250,6 +262,7 @@ function createParser(text: string) {
   const selectors: (Omit<Selector, 'window_seconds'> & { window_seconds: number | undefined })[] = [];
   let position = 0;
   let depth = 0;
+  let operands = 0;
 
   const peek = () => tokens[position]!;
   const isSymbol = (symbol: string) => peek().kind === 'symbol' && peek().text === symbol;
@@ -376,7 +389,8 @@ function createParser(text: string) {
     let by = takeWord('by') ? labels() : [];
     take('(', by.length > 0 || !aggregation ? '"("' : '"(" or by');
     const index = selector(aggregation ?? 'count', by);
-    take(')', selectors[index]!.window_seconds !== undefined ? '")"' : '"{", "[" or ")"');
+    const { window_seconds, matchers } = selectors[index]!;
+    take(')', window_seconds !== undefined ? '")"' : matchers.length > 0 ? '"[" or ")"' : '"{", "[" or ")"');
     if (by.length === 0 && isWord('by')) {
       if (!aggregation) fail('no grouping: absent() is about all series of the selector');
       position++;
@@ -392,6 +406,8 @@ function createParser(text: string) {
   function operand(): Parsed {
     const token = peek();
     const start = token.offset;
+    if ((token.kind === 'number' || token.kind === 'name') && ++operands > expressionLimits.operands)
+      fail(`at most ${expressionLimits.operands} aggregates and numbers`);
     if (token.kind === 'number') {
       const value = Number(token.text);
       if (!(value <= 1e300)) fail('a number up to 1e300');
@@ -469,7 +485,7 @@ function createParser(text: string) {
   // Values of one group meet those of the same group. One that is not grouped meets each; but not through or, where it could
   // hold with no group to hold for.
   function joinGroups(op: string, left: Parsed, right: Parsed, token: Token): string[] {
-    if (left.by.join() === right.by.join()) return left.by;
+    if (JSON.stringify(left.by) === JSON.stringify(right.by)) return left.by;
     if (op !== 'or' && left.by.length === 0) return right.by;
     if (op !== 'or' && right.by.length === 0) return left.by;
     return fail(
@@ -491,7 +507,10 @@ function createParser(text: string) {
   return { selectors, condition, matcher, duration, takeWord, end };
 }
 
-/** Why a regular expression is refused, or null. What is accepted means the same to JavaScript and to PostgreSQL. */
+/**
+ * Why a regular expression is refused, or null. What is accepted PostgreSQL takes too, in any locale, and means the same as to
+ * JavaScript; but that . matches a line break there, and \s no spaces beyond ASCII's.
+ */
 export function patternProblem(pattern: string): string | null {
   if (pattern.length > expressionLimits.patternLength)
     return `at most ${expressionLimits.patternLength} characters`;
@@ -502,16 +521,21 @@ export function patternProblem(pattern: string): string | null {
   }
   const unknown = /\\(?![dDwWsS\\^$.*+?()[\]{}|/-])./u.exec(pattern.replace(/\\\\/g, '__'));
   if (unknown) return `${unknown[0]} is not known; \\d \\w \\s and escaped punctuation are`;
-  const bare = pattern.replace(/\\./gu, '__');
+  const unescaped = pattern.replace(/\\./gu, '__');
+  const classes = /\[([^\]]*)\]/g;
+  for (const [, inside] of unescaped.matchAll(classes)) {
+    if (inside === '' || inside === '^' || inside!.includes('['))
+      return 'a class must hold something, and no [';
+    if (/.-.-./s.test(inside!)) return 'a dash after a range must be the last of its class';
+  }
+  const bare = unescaped.replace(classes, '_');
   if (/\(\?(?!:)/.test(bare)) return 'of the groups that begin with (? only (?: is known';
-  for (const [inside] of bare.matchAll(/\[[^\]]*\]/g))
-    if (/\[\^?$|\[.*\[/.test(inside.slice(0, -1))) return 'a class must hold something, and no [';
   let repeats = 1;
   for (const [, from, to] of bare.matchAll(/\{(\d+),?(\d*)\}/g))
     repeats *= Math.max(1, Number(from), Number(to));
-  if (repeats > expressionLimits.patternRepeats)
-    return `repetitions of at most ${expressionLimits.patternRepeats} in all`;
-  if (/[*+?}][*+?{]/.test(bare.replace(/([*+?}])\?(?![*+?{])/g, '$1'))) return 'nothing to repeat';
+  // The automaton grows with both.
+  if (repeats > 1 && repeats * pattern.length > expressionLimits.patternSize)
+    return `its repetitions times its length at most ${expressionLimits.patternSize}`;
   return null;
 }
 

@@ -2,10 +2,10 @@
 run := npm run --silent
 
 .DEFAULT_GOAL := help
-.PHONY: help up demo seed down logs test soak check openapi bench migrate token psql
+.PHONY: help up demo seed down logs test test-rules soak check openapi bench migrate token psql
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: node_modules/.package-lock.json ## Start database, API and worker in the background; print the URL, a token and what to try
 	@$(run) up
@@ -24,6 +24,9 @@ logs: ## Follow the logs of API and worker
 
 test: node_modules/.package-lock.json ## Run the tests (DATABASE_URL=… to run them on another server)
 	@$(run) test
+
+test-rules: node_modules/.package-lock.json ## Run unit tests of alert rules: make test-rules FILE=docs/rules.test.yaml
+	@$(run) test-rules -- $(FILE)
 
 soak: node_modules/.package-lock.json ## Run the fault and load tests at full length
 	@$(run) soak

@@ -104,7 +104,7 @@ const fields = {
   enabled: switchSchema.optional(),
 };
 
-const newRuleSchema = z
+export const newRuleSchema = z
   .strictObject({
     name: text(255).openapi({ example: 'Slow answers' }),
     expression: expressionSchema,
@@ -162,7 +162,8 @@ function templateFields(column: 'labels' | 'annotations', templates: Templates):
   return { [column]: of('text'), [`${column.slice(0, -1)}_templates`]: of('parts') };
 }
 
-function toFields(
+/** Columns of obs.alert_rule of what a request gives. */
+export function ruleFields(
   given: z.output<typeof newRuleSchema> | z.output<typeof ruleChangesSchema>,
 ): Record<string, unknown> {
   const { expression, service_name, keep_firing_for, labels, annotations, enabled, ...rest } = given;
@@ -272,7 +273,7 @@ export function alertRuleRoutes(dependencies: RouteDependencies) {
         testSchema,
         parseJson(c, await readBody(c, maxBodyBytes)),
       );
-      const rule = { interval_seconds: 30, ...toFields({ name: 'test', ...given }) };
+      const rule = { interval_seconds: 30, ...ruleFields({ name: 'test', ...given }) };
       const { expression, interval_seconds } = rule as unknown as {
         expression: string;
         interval_seconds: number;
@@ -315,7 +316,7 @@ export function alertRuleRoutes(dependencies: RouteDependencies) {
       changesSchema: ruleChangesSchema,
       shownSchema: ruleSchema,
       activeMeans: 'enabled or not',
-      toFields,
+      toFields: ruleFields,
       toShown,
     }),
   );

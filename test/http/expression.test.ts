@@ -943,7 +943,7 @@ describe('regular expressions', () => {
     await database.sql`
       create function public.answer_of(subject text, pattern text) returns text language plpgsql as $$
       begin
-        return (subject ~ ('^(?:' || pattern || ')$'))::text;
+        return lib.matches(subject, '=~', pattern)::text;
       exception when others then
         return sqlerrm;
       end $$`;

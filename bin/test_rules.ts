@@ -1,4 +1,4 @@
-// make test-rules FILE=…: unit tests of alert rules, as data: series, times, and the alerts that are expected then. docs/RULES.md has
+// make test-rules FILE=…: unit tests of alert rules, as data: series, times, and the alerts that are expected then. docs/ALERTS.md has
 // the format. They run on a database of their own, through the functions that the worker calls.
 import { readFileSync } from 'node:fs';
 import { isDeepStrictEqual } from 'node:util';

@@ -378,7 +378,7 @@ begin
     set
       attempts = n.attempts + 1,
       attempts_left = n.attempts_left - 1,
-      claimed_until = _now + make_interval(secs => _channel.timeout_seconds + 15)
+      claimed_until = _now + make_interval(secs => _channel.timeout_seconds + 5)
     where n.id = _notification.id
     returning n.* into _notification;
     insert into obs.notification_attempt (notification_id, number, org_id, at)

@@ -177,6 +177,9 @@ describe('the list', () => {
         firing: 15,
         acknowledged: 5,
         resolved: 5,
+        pending: 0,
+        mean_time_to_acknowledge_seconds: expect.any(Number),
+        mean_time_to_resolve_seconds: expect.any(Number),
       });
       seen.push(...page.alerts.map(({ name }) => name));
       cursor = page.next_cursor;

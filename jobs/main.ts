@@ -90,15 +90,31 @@ const crontab: CronItem[] = [
   { task: 'drop_expired', match: '7 * * * *', options: { jobKey: 'drop_expired', backfillPeriod: 0 } },
 ];
 
-// Probes have a runner of their own: they wait for others most of the time, many at once, and must not wait for a long job.
-// It takes due jobs in one go, a few times a second; more than are probed at once, so that an org whose probes wait for their
-// turn does not keep others' jobs from being taken (see createShare).
-const probeJobs = 4 * config.probeConcurrency;
-const probeOptions: RunnerOptions = {
-  concurrency: probeJobs,
+// A runner for jobs that are due to the moment and must not wait for a long one. It takes those that are due in one go, a few times a
+// second, whatever its concurrency.
+const promptRunner = (concurrency: number, taskList: TaskList): RunnerOptions => ({
+  concurrency,
   maxPoolSize: 3,
   pollInterval: 200,
-  taskList: {
+  taskList,
+  parsedCronItems: [],
+  preset: {
+    worker: {
+      localQueue: {
+        size: concurrency,
+        // Each job that is added is announced: without this each would make every worker look.
+        refetchDelay: { durationMs: 100, threshold: concurrency, maxAbortThreshold: Infinity },
+      },
+      completeJobBatchDelay: 50,
+      failJobBatchDelay: 50,
+    },
+  },
+});
+
+// Of probes and deliveries, which wait for others most of the time, more are taken than are made at once: an org of which many wait
+// for their turn does not keep others' from being taken (see createShare).
+const promptRunners = [
+  promptRunner(4 * config.probeConcurrency, {
     probe: probeService({
       sql: probeSql,
       log,
@@ -108,35 +124,8 @@ const probeOptions: RunnerOptions = {
       selfEndpoint: self(config, config.port).health_endpoint,
       concurrency: config.probeConcurrency,
     }),
-  },
-  parsedCronItems: [],
-  preset: {
-    worker: {
-      localQueue: {
-        size: probeJobs,
-        // Each job that is added is announced: without this each would make every worker look.
-        refetchDelay: { durationMs: 100, threshold: probeJobs, maxAbortThreshold: Infinity },
-      },
-      completeJobBatchDelay: 50,
-      failJobBatchDelay: 50,
-    },
-  },
-};
-
-// Alerts too: a rule is due at its time, and people wait for what a notification says.
-const evaluateOptions: RunnerOptions = {
-  concurrency: config.workerConcurrency,
-  maxPoolSize: 3,
-  pollInterval: 200,
-  taskList: { evaluate: evaluateRules({ sql: alertSql, log }) },
-  parsedCronItems: [],
-};
-const notifyOptions: RunnerOptions = {
-  // More than are delivered at once, for the same reason as with probes.
-  concurrency: 4 * config.notifyConcurrency,
-  maxPoolSize: 3,
-  pollInterval: 200,
-  taskList: {
+  }),
+  promptRunner(4 * config.notifyConcurrency, {
     notify: notify({
       sql: alertSql,
       log,
@@ -144,9 +133,9 @@ const notifyOptions: RunnerOptions = {
       smtp: { url: config.smtpUrl, from: config.smtpFrom },
       concurrency: config.notifyConcurrency,
     }),
-  },
-  parsedCronItems: [],
-};
+  }),
+  promptRunner(config.workerConcurrency, { evaluate: evaluateRules({ sql: alertSql, log }) }),
+];
 
 const queueLog = new Logger((scope) => (level, message, meta) => {
   const line = { ...scope, ...(meta?.error ? { error: meta.error } : {}) };
@@ -204,7 +193,7 @@ onStop(log, config.shutdownTimeoutMs, async () => {
   await Promise.all([sql, tierSql, probeSql, alertSql].map((pool) => pool.end({ timeout: 5 })));
 });
 
-for (const options of [probeOptions, evaluateOptions, notifyOptions]) void work(options, async () => {});
+for (const options of promptRunners) void work(options, async () => {});
 void heal('probes', () => probeSql<{ healed: number }[]>`select job.heal_probes() as healed`);
 void heal('alerts', () => alertSql<{ healed: number }[]>`select job.heal_alerts() as healed`);
 void work(

@@ -230,6 +230,8 @@ declare
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   if _rule is not null then
+    -- The lock under which rules are made: two that say the same at once make one.
+    perform 1 from obs.org o where o.id = _org_id for no key update;
     _rule_id := lib.put_rule(_org_id, (select r.id from obs.alert_rule r where r.org_id = _org_id and r.name = _name), _rule, _actor);
   end if;
   _opened := lib.open_alert(

@@ -1,16 +1,19 @@
-create function lib.takes_alert(_channel obs.channel, _alert obs.alert)
+create function lib.takes_alert(_channel obs.channel, _alert obs.alert, _labels jsonb)
 returns boolean
-language sql
+language plpgsql
 immutable
+set search_path = ''
 as $$
-  select _channel.is_enabled
+begin
+  return _channel.is_enabled
     and (_channel.severities = '{}' or _alert.severity = any (_channel.severities))
     and (_channel.service_names = '{}' or _alert.service_name = any (_channel.service_names))
-    and lib.matches_all(_channel.matchers, lib.alert_labels(_alert))
+    and lib.matches_all(_channel.matchers, _labels);
+end
 $$;
-comment on function lib.takes_alert is 'Whether a channel''s routing lets an alert pass; without routing every alert of the org does.';
+comment on function lib.takes_alert is 'Whether a channel''s routing lets an alert pass, whose lib.alert_labels these are; without routing every alert of the org does.';
 
-create function lib.join_group(_channel obs.channel, _alert obs.alert)
+create function lib.join_group(_channel obs.channel, _alert obs.alert, _alert_labels jsonb)
 returns bigint
 language plpgsql
 volatile
@@ -18,7 +21,7 @@ set search_path = ''
 as $$
 declare
   _labels constant jsonb := coalesce(
-    (select jsonb_object_agg(k, coalesce(lib.alert_labels(_alert) ->> k, '')) from unnest(_channel.group_by) as k), '{}'
+    (select jsonb_object_agg(k, coalesce(_alert_labels ->> k, '')) from unnest(_channel.group_by) as k), '{}'
   );
   _group_id bigint;
 begin
@@ -32,10 +35,13 @@ begin
   if found then
     return _group_id;
   end if;
-  insert into obs.notification_group as g (org_id, channel_id, labels)
-  values (_alert.org_id, _channel.id, _labels)
-  on conflict (channel_id, labels) do update set labels = g.labels
-  returning g.id into _group_id;
+  loop
+    select g.id into _group_id from obs.notification_group g where g.channel_id = _channel.id and g.labels = _labels;
+    exit when found;
+    insert into obs.notification_group (org_id, channel_id, labels)
+    values (_alert.org_id, _channel.id, _labels)
+    on conflict (channel_id, labels) do nothing;
+  end loop;
   insert into obs.notification_member (group_id, alert_id, org_id) values (_group_id, _alert.id, _alert.org_id);
   return _group_id;
 end
@@ -50,16 +56,19 @@ set search_path = ''
 as $$
 declare
   _group obs.notification_group;
+  _flush_at timestamptz;
 begin
-  update obs.notification_group g
-  set flush_at = least(
-    g.flush_at,
-    greatest(_now + make_interval(secs => _wait_seconds), g.notified_at + make_interval(secs => c.group_interval_seconds))
-  )
+  -- A flush that is under way does not see what this transaction adds: it is waited for, and another follows.
+  select * into _group from obs.notification_group g where g.id = _group_id for no key update;
+  select greatest(_now + make_interval(secs => _wait_seconds), _group.notified_at + make_interval(secs => c.group_interval_seconds))
+  into _flush_at
   from obs.channel c
-  where g.id = _group_id and c.id = g.channel_id
-  returning g.* into _group;
-  perform queue.notify(_group.org_id, _group.id, _group.flush_at);
+  where c.id = _group.channel_id;
+  -- Written once, however many alerts a transaction adds to it.
+  if _flush_at < _group.flush_at or _group.flush_at is null then
+    update obs.notification_group set flush_at = _flush_at where id = _group_id;
+    perform queue.notify(_group.org_id, _group_id, _flush_at);
+  end if;
 end
 $$;
 comment on function lib.schedule_flush is
@@ -77,6 +86,7 @@ volatile
 set search_path = ''
 as $$
 declare
+  _labels constant jsonb := lib.alert_labels(_alert);
   _channel obs.channel;
   _group_id bigint;
 begin
@@ -86,7 +96,7 @@ begin
     where c.org_id = _alert.org_id and c.is_enabled
       and (
         c.id = any (_channel_ids)
-        or lib.takes_alert(c, _alert)
+        or lib.takes_alert(c, _alert, _labels)
         or exists (
           select
           from obs.notification_member m
@@ -96,7 +106,7 @@ begin
       )
     order by c.id
   loop
-    _group_id := lib.join_group(_channel, _alert);
+    _group_id := lib.join_group(_channel, _alert, _labels);
     if _is_urged then
       update obs.notification_member set is_urged = true where group_id = _group_id and alert_id = _alert.id;
     end if;
@@ -132,6 +142,8 @@ create function lib.message(
   _channel obs.channel,
   _group_labels jsonb,
   _alerts jsonb,
+  _firing int,
+  _resolved int,
   _now timestamptz
 )
 returns jsonb
@@ -144,29 +156,16 @@ as $$
     'kind', _kind,
     'org', (select o.external_id from obs.org o where o.id = _channel.org_id),
     'channel', _channel.name,
-    'status', case when s.firing > 0 then 'firing' else 'resolved' end,
+    'status', case when _firing > 0 then 'firing' else 'resolved' end,
     'group_labels', _group_labels,
     'created_at', lib.rfc3339(_now),
-    'summary', jsonb_build_object('firing', s.firing, 'resolved', s.resolved),
-    'alerts', s.alerts,
-    'truncated_alerts', greatest(0, s.firing + s.resolved - 100)
+    'summary', jsonb_build_object('firing', _firing, 'resolved', _resolved),
+    'alerts', _alerts,
+    'truncated_alerts', _firing + _resolved - jsonb_array_length(_alerts)
   )
-  from (
-    select
-      count(*) filter (where a.alert ->> 'status' <> 'resolved') as firing,
-      count(*) filter (where a.alert ->> 'status' = 'resolved') as resolved,
-      jsonb_agg(a.alert order by a.position) filter (where a.position <= 100) as alerts
-    from (
-      select e.alert,
-        row_number() over (
-          order by e.alert ->> 'status' = 'resolved', lib.severity_rank(e.alert ->> 'severity') desc, e.alert ->> 'started_at', e.alert ->> 'id'
-        ) as position
-      from jsonb_array_elements(_alerts) as e (alert)
-    ) as a
-  ) as s
 $$;
 comment on function lib.message is
-  'What a notification says (jobs/channels/channel.ts, Message): at most 100 alerts, those that fire first, the most severe of them before the others.';
+  'What a notification says (jobs/channels/channel.ts, Message): _alerts are those of its alerts that it shows, the counts are of all.';
 
 create function lib.message_alert(_alert obs.alert, _now timestamptz)
 returns jsonb
@@ -192,12 +191,13 @@ declare
   _repeats_acknowledged constant boolean := _channel.type = 'alertmanager';
   _state record;
   _is_repeat boolean;
+  _has_mutes constant boolean := lib.has_mutes(_group.org_id, _now);
   _id constant uuid := gen_random_uuid();
   _notified_at timestamptz := _group.notified_at;
 begin
   with member as materialized (
     select m.alert_id, m.sent_status, a.status,
-      case when a.status <> 'resolved' then lib.muted_until(a, _now) end as muted_until,
+      case when _has_mutes and a.status <> 'resolved' then lib.muted_until(a, _now) end as muted_until,
       m.sent_status is null or m.sent_severity <> a.severity or m.is_urged as is_new
     from obs.notification_member m
     join obs.alert a on a.id = m.alert_id
@@ -224,10 +224,20 @@ begin
       (id, org_id, channel_id, channel_name, channel_type, group_id, kind, payload, attempts_left, created_at, next_attempt_at)
     select
       _id, _group.org_id, _channel.id, _channel.name, _channel.type, _group.id, 'alert',
-      lib.message(_id, 'alert', _channel, _group.labels, jsonb_agg(lib.message_alert(a, _now)), _now),
+      lib.message(
+        _id, 'alert', _channel, _group.labels, jsonb_agg(lib.message_alert(shown.alert, _now) order by shown.position),
+        cardinality(_state.open_ids), cardinality(_state.resolved_ids), _now
+      ),
       _channel.max_attempts, _now, _now
-    from obs.alert a
-    where a.id = any (_state.open_ids || _state.resolved_ids);
+    from (
+      -- Those that fire before those that were resolved, the most severe of them first.
+      select a as alert,
+        row_number() over (order by a.status = 'resolved', lib.severity_rank(a.severity) desc, a.started_at, a.id) as position
+      from obs.alert a
+      where a.id = any (_state.open_ids || _state.resolved_ids)
+      order by position
+      limit 100
+    ) as shown;
     insert into obs.notification_alert (notification_id, alert_id, org_id, status)
     select _id, a.id, a.org_id, a.status
     from obs.alert a
@@ -666,7 +676,7 @@ begin
         )),
         now()
       )::jsonb || jsonb_build_object('fingerprint', 'test', 'rule_name', null, 'is_escalated', false)),
-      now()
+      1, 0, now()
     ),
     1, now(), now()
   );

@@ -528,7 +528,6 @@ comment on function lib.schedule_rules is 'Has a worker come back to an org when
 
 create function lib.advance_alert(
   _rule obs.alert_rule,
-  _alert obs.alert,
   _group_labels jsonb,
   _holds boolean,
   _value float8,
@@ -541,12 +540,19 @@ volatile
 set search_path = ''
 as $$
 declare
-  _next constant text := lib.next_alert_status(
+  _alert obs.alert;
+  _next text;
+  _details constant jsonb := jsonb_strip_nulls(jsonb_build_object('value', _value, 'no_data', nullif(not _has_data, false)));
+begin
+  -- Whoever acknowledges or resolves it now is waited for.
+  select * into _alert
+  from obs.alert a
+  where a.org_id = _rule.org_id and a.fingerprint = lib.rule_fingerprint(_rule.id, _group_labels) and a.status <> 'resolved'
+  for update;
+  _next := lib.next_alert_status(
     coalesce(_alert.status, 'inactive'), _holds, _alert.active_since, _alert.keep_firing_since,
     _rule.for_seconds, _rule.keep_firing_for_seconds, _now
   );
-  _details constant jsonb := jsonb_strip_nulls(jsonb_build_object('value', _value, 'no_data', nullif(not _has_data, false)));
-begin
   if _alert.id is null then
     if _next = 'inactive' then
       return;
@@ -580,8 +586,7 @@ begin
 end
 $$;
 comment on function lib.advance_alert is
-  'What one more look at a rule''s condition means for the alert of a group of series (_alert null: there is none): it is opened, '
-  'kept up to date, or changes its status.';
+  'What one more look at a rule''s condition means for the alert of a group of series: it is opened, kept up to date, or changes its status.';
 
 create function job.evaluate_rules(_org_id int, _now timestamptz default now(), _limit int default null)
 returns int
@@ -611,13 +616,6 @@ begin
   join obs.alert_rule r on r.id = due.rule_id;
 
   if _rules is not null then
-    -- Whoever acknowledges or resolves one of them now is waited for, and waits.
-    perform 1
-    from obs.alert a
-    where a.rule_id in (select r.id from unnest(_rules) as r) and a.status <> 'resolved'
-    order by a.id
-    for update;
-
     for _delay, _part in
       select r.evaluation_delay_seconds, array_agg(r) from unnest(_rules) as r group by r.evaluation_delay_seconds
     loop
@@ -627,18 +625,16 @@ begin
           from obs.alert a
           where a.rule_id in (select r.id from unnest(_part) as r) and a.status <> 'resolved'
         )
-        select r as rule, a as alert, e.group_labels, e.holds, e.value, e.has_data
+        select r as rule, e.group_labels, e.holds, e.value, e.has_data
         from lib.evaluate_conditions(
           _org_id, _part,
           (select array_agg(o.rule_id order by o.id) from open_alert o), (select array_agg(o.group_labels order by o.id) from open_alert o),
           _now - make_interval(secs => _delay)
         ) as e
         join unnest(_part) as r on r.id = e.rule_id
-        left join open_alert o on o.rule_id = e.rule_id and o.group_labels = e.group_labels
-        left join obs.alert a on a.id = o.id
         order by e.rule_id, e.group_labels
       loop
-        perform lib.advance_alert(_row.rule, _row.alert, _row.group_labels, _row.holds, _row.value, _row.has_data, _now);
+        perform lib.advance_alert(_row.rule, _row.group_labels, _row.holds, _row.value, _row.has_data, _now);
       end loop;
     end loop;
 

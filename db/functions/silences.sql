@@ -1,23 +1,29 @@
 create function lib.matches_all(_matchers jsonb, _labels jsonb)
 returns boolean
-language sql
+language plpgsql
 immutable
+set search_path = ''
 as $$
-  select not exists (
+begin
+  return _matchers = '[]' or not exists (
     select
     from jsonb_to_recordset(_matchers) as m (label text, op text, value text)
     where not lib.matches(coalesce(_labels ->> m.label, ''), m.op, m.value)
-  )
+  );
+end
 $$;
 comment on function lib.matches_all is 'Whether labels are as all matchers want them; one that is missing counts as ''''.';
 
 create function lib.alert_labels(_alert obs.alert)
 returns jsonb
-language sql
+language plpgsql
 immutable
+set search_path = ''
 as $$
-  select lib.own_labels(_alert) || _alert.labels
-    || jsonb_strip_nulls(jsonb_build_object('alertname', _alert.name, 'severity', _alert.severity, 'source', _alert.source))
+begin
+  return lib.own_labels(_alert) || _alert.labels
+    || jsonb_strip_nulls(jsonb_build_object('alertname', _alert.name, 'severity', _alert.severity, 'source', _alert.source));
+end
 $$;
 comment on function lib.alert_labels is
   'The labels by which alerts are matched and grouped: their own, with alertname, severity, source, and service and service_name where they have none of that name.';
@@ -60,6 +66,19 @@ $$;
 comment on function lib.window_end is
   'When the occurrence of a maintenance window ends that lasts at _now; null where none does. Each begins at the same reading of the clock in its time zone, '
   'whether summer time is in force or not, and lasts equally long; a monthly one passes over months that do not have its day.';
+
+create function lib.has_mutes(_org_id int, _now timestamptz)
+returns boolean
+language sql
+stable
+as $$
+  select exists (select from obs.silence s where s.org_id = _org_id and s.starts_at <= _now and s.ends_at > _now)
+    or exists (select from obs.maintenance_window w where w.org_id = _org_id and lib.window_end(w, _now) is not null)
+    or exists (
+      select from obs.alert a where a.org_id = _org_id and a.source = 'service' and a.status in ('firing', 'acknowledged')
+    )
+$$;
+comment on function lib.has_mutes is 'Whether anything of an org can mute alerts at _now: lib.list_mutes of each of thousands need not be asked where nothing can.';
 
 create function lib.list_mutes(_alert obs.alert, _now timestamptz)
 returns table (kind text, id uuid, name text, until timestamptz)

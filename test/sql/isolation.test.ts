@@ -75,7 +75,16 @@ test('every table of obs either has row security or is a hypertable without an o
 });
 
 describe('the API role', () => {
-  test.each(['obs.org', 'obs.series', 'obs.sample', 'obs.idempotency_key', 'obs.retention'])(
+  test.each([
+    'obs.org',
+    'obs.series',
+    'obs.sample',
+    'obs.idempotency_key',
+    'obs.retention',
+    'obs.alert_rule',
+    'obs.channel',
+    'obs.notification',
+  ])(
     'cannot read %s',
     async (table) => {
       await expect(api.unsafe(`select * from ${table}`)).rejects.toMatchObject({ code: '42501' });
@@ -124,6 +133,7 @@ describe('the API role', () => {
 describe('the worker role', () => {
   test.each([
     'select * from obs.series',
+    'select * from obs.channel',
     'select * from graphile_worker.jobs',
     "select api.ensure_org('x')",
     'delete from obs.org',

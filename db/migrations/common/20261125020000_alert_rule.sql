@@ -79,7 +79,8 @@ comment on column obs.alert.escalation_step is 'How many steps of its escalation
 comment on column obs.alert.escalate_at is 'When the next step is due, unless somebody acknowledges it before.';
 create index alert_rule_open on obs.alert (rule_id) where status <> 'resolved';
 create index alert_escalate_at on obs.alert (escalate_at) where escalate_at is not null;
-create index alert_service_open on obs.alert (org_id, service_name) where status <> 'resolved';
+-- What mutes others: see lib.list_mutes.
+create index alert_service_open on obs.alert (org_id, service_name) where source = 'service' and status <> 'resolved';
 
 alter table obs.alert_rule enable row level security;
 alter table obs.alert_rule_state enable row level security;

@@ -98,10 +98,18 @@ export function check<Schema extends z.ZodType>(
     const position = issue.code === 'custom' ? (issue.params as Partial<FieldError> | undefined) : undefined;
     if (position?.line !== undefined)
       return [{ path, message: issue.message, line: position.line, column: position.column! }];
-    const isMissing = issue.code === 'invalid_type' && issue.message.endsWith('received undefined');
+    const isMissing =
+      issue.code.startsWith('invalid_') && issue.path.length > 0 && at(value, issue.path) === undefined;
     return [{ path, message: isMissing ? 'is required' : issue.message.replace(/^Invalid \w+: /, '') }];
   });
   throw invalid(errors.slice(0, maxErrors));
+}
+
+function at(value: unknown, path: PropertyKey[]): unknown {
+  return path.reduce<unknown>(
+    (inner, key) => (inner as Record<PropertyKey, unknown> | null | undefined)?.[key],
+    value,
+  );
 }
 
 /** Schema of an instant: RFC 3339 text or epoch milliseconds; read as RFC 3339 text in UTC. */

@@ -225,6 +225,7 @@ security definer
 set search_path = ''
 as $$
 declare
+  _fingerprint text := 'api:' || md5(jsonb_build_array(_name, _service_name, _labels)::text);
   _rule_id uuid;
   _opened record;
 begin
@@ -234,13 +235,16 @@ begin
     perform 1 from obs.org o where o.id = _org_id for no key update;
     _rule_id := lib.put_rule(_org_id, (select r.id from obs.alert_rule r where r.org_id = _org_id and r.name = _name), _rule, _actor);
   end if;
+  if _rule_id is not null then
+    -- The same, reported without the rule before, becomes its alert.
+    update obs.alert a
+    set fingerprint = lib.rule_fingerprint(_rule_id, '{}'), rule_id = _rule_id
+    where a.org_id = _org_id and a.fingerprint = _fingerprint and a.status <> 'resolved'
+      and lib.open_alert_id(_org_id, lib.rule_fingerprint(_rule_id, '{}')) is null;
+    _fingerprint := lib.rule_fingerprint(_rule_id, '{}');
+  end if;
   _opened := lib.open_alert(
-    _org_id, 'api',
-    case
-      when _rule_id is null then 'api:' || md5(jsonb_build_array(_name, _service_name, _labels)::text)
-      else lib.rule_fingerprint(_rule_id, '{}')
-    end,
-    _name, _severity, _description, _service_name, _labels, _metadata, _actor, _rule_id => _rule_id
+    _org_id, 'api', _fingerprint, _name, _severity, _description, _service_name, _labels, _metadata, _actor, _rule_id => _rule_id
   );
   return query
   select lib.alert_fields(a, now()), _opened.is_new from obs.alert a where a.id = _opened.alert_id;

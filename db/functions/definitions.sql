@@ -75,6 +75,10 @@ begin
       end
     ),
     ('weekdays', case when _fields ->> 'repeats' <> 'weekly' and _fields -> 'weekdays' <> '[]' then 'is for repeats weekly alone' end),
+    (
+      'until',
+      case when (_fields ->> 'until')::timestamptz <= (_fields ->> 'starts_at')::timestamptz then 'must be after starts_at' end
+    ),
     ('until', case when _fields ->> 'repeats' = 'never' and _fields ->> 'until' is not null then 'is for one that repeats alone' end),
     (
       (
@@ -201,6 +205,23 @@ as $$
 $$;
 comment on function lib.mask_config is 'A channel''s configuration without its secrets: what is secret, or may hold a secret, reads ••••.';
 
+create function lib.change_config(_config jsonb, _changes jsonb)
+returns jsonb
+language sql
+immutable
+as $$
+  select jsonb_strip_nulls(
+    _config || _changes || case
+      when jsonb_typeof(_changes -> 'headers') = 'object' then jsonb_build_object('headers', (
+        select coalesce(jsonb_object_agg(h.key, case when h.value = '"••••"' then _config -> 'headers' -> h.key else h.value end), '{}')
+        from jsonb_each(_changes -> 'headers') as h
+      ))
+      else '{}'
+    end
+  )
+$$;
+comment on function lib.change_config is 'A channel''s configuration with changes: null takes a part away, a header that reads •••• stays as it is.';
+
 create function lib.definition_fields(_kind text, _definition jsonb)
 returns jsonb
 language sql
@@ -276,10 +297,13 @@ begin
       return null;
     end if;
     if _fields ? 'config' then
-      _fields := _fields || jsonb_build_object('config', jsonb_strip_nulls(_definition -> 'config' || _fields -> 'config'));
+      _fields := _fields || jsonb_build_object('config', lib.change_config(_definition -> 'config', _fields -> 'config'));
     end if;
     _fields := _fields || jsonb_build_object('updated_at', now());
-    perform lib.check_definition(_kind, _org_id, _definition || _fields);
+    -- Steps that stay as they are may name channels that were deleted since.
+    perform lib.check_definition(
+      _kind, _org_id, case when _fields ? 'steps' then _definition || _fields else (_definition || _fields) - 'steps' end
+    );
     execute format(
       'update obs.%1$I d set %2$s from jsonb_populate_record(null::obs.%1$I, $1) r where d.id = $2',
       _kind, (select string_agg(format('%1$I = r.%1$I', k), ', ') from jsonb_object_keys(_fields) as k)
@@ -289,6 +313,12 @@ begin
 exception
   when unique_violation then
     raise exception 'another has this name already' using errcode = 'PT409', hint = 'name_taken', column = 'name';
+  when invalid_parameter_value then
+    -- Which time zones there are is for the server's own files to say.
+    if _kind <> 'maintenance_window' or sqlerrm not like 'time zone %' then
+      raise;
+    end if;
+    raise exception '%', sqlerrm using errcode = 'PT400', hint = 'invalid_request', column = 'timezone';
 end
 $$;
 comment on function api.put_definition is
@@ -307,7 +337,7 @@ declare
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   execute format('select to_jsonb(d) from obs.%I d where d.id = $1 and d.org_id = $2', lib.check_kind(_kind)) into _definition using _id, _org_id;
-  return lib.definition_fields(_kind, _definition);
+  return case when _definition is not null then lib.definition_fields(_kind, _definition) end;
 end
 $$;
 comment on function api.get_definition is 'A definition by its id, see lib.definition_fields; null where there is none.';

@@ -312,7 +312,7 @@ begin
     join found f on f.selector_number = rs.number
     where rs.is_grouped
   ),
-  judged as (
+  judged as materialized (
     select r.id as rule_id, r.no_data, f.group_labels, true as holds, f.value
     from plain_rule r
     join found f on f.selector_number = r.number
@@ -339,13 +339,26 @@ begin
   )
   select j.rule_id, j.group_labels, d.holds, j.value, j.holds is not null
   from judged j
+  join rule r on r.id = j.rule_id
   cross join lateral (
     select coalesce(j.holds, case j.no_data
       when 'ok' then false
       when 'alert' then exists (select from watched_silence s where s.rule_id = j.rule_id and s.group_labels = j.group_labels)
     end) as holds
   ) as d
-  where d.holds or exists (select from open_group o where o.rule_id = j.rule_id and o.group_labels = j.group_labels);
+  where (r.by = '[]' or j.group_labels <> '{}')
+    and (d.holds or exists (select from open_group o where o.rule_id = j.rule_id and o.group_labels = j.group_labels))
+  union all
+  -- An alert that is about no group, of a rule that groups: that there is none, or one that a client opened, for which any group counts.
+  select r.id, '{}'::jsonb, h.is_silent or h.holds, null, not h.is_silent
+  from rule r
+  cross join lateral (
+    select
+      exists (select from watched_silence s where s.rule_id = r.id and s.group_labels = '{}') as is_silent,
+      exists (select from judged j where j.rule_id = r.id and j.holds and j.group_labels <> '{}') as holds,
+      exists (select from open_group o where o.rule_id = r.id and o.group_labels = '{}') as is_open
+  ) as h
+  where r.by <> '[]' and (h.is_silent or h.is_open);
 end
 $$;
 comment on function lib.evaluate_conditions is

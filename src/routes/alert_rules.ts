@@ -32,7 +32,13 @@ const durationSchema = z
   .union([z.string(), z.number()], 'expected a duration such as 5m, or seconds')
   .transform((value, context): number => {
     const seconds = typeof value === 'number' ? value : parseDuration(value);
-    if (seconds !== null && seconds >= 0 && seconds <= expressionLimits.durationSeconds) return seconds;
+    if (
+      seconds !== null &&
+      Number.isInteger(seconds) &&
+      seconds >= 0 &&
+      seconds <= expressionLimits.durationSeconds
+    )
+      return seconds;
     context.addIssue({ code: 'custom', message: 'expected a duration such as 5m, of up to 30d, or seconds' });
     return z.NEVER;
   })

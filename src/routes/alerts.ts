@@ -171,10 +171,12 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     }),
     permit('operate'),
     async (c) => {
+      refuseQuery(c);
       const alert = check(newAlertSchema, parseJson(c, await readBody(c, maxBodyBytes)));
       const rule = alert.rule_expression && {
         name: alert.name,
         severity: alert.severity,
+        is_enabled: true,
         ...expressionFields(alert.rule_expression, alert.service_name),
         ...(alert.labels ? { labels: alert.labels, label_templates: literal(alert.labels) } : {}),
         ...(alert.description
@@ -307,6 +309,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     }),
     permit('operate'),
     async (c) => {
+      refuseQuery(c);
       const { note } = check(noteSchema, parseJson(c, await readBody(c, maxBodyBytes)));
       const id = c.req.param('id') ?? '';
       const [row] = isUuid(id)
@@ -319,6 +322,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
   );
 
   async function transition(c: Context<AuthEnv>, to: 'acknowledged' | 'resolved') {
+    refuseQuery(c);
     const body = await readBody(c, maxBodyBytes);
     const { note } = check(transitionSchema, body.length > 0 ? parseJson(c, body) : {});
     const id = c.req.param('id') ?? '';

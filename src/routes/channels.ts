@@ -42,7 +42,14 @@ const ownHeaders = [
   'idempotency-key',
   'x-signature-256',
   'transfer-encoding',
+  'expect',
+  'keep-alive',
+  'te',
+  'trailer',
+  'upgrade',
 ];
+const headerValue = /^[\0-\xff]*$/;
+const mask = '••••';
 const email = z.email('expected an email address').max(320);
 
 const configs = {
@@ -57,6 +64,12 @@ const configs = {
         for (const name of Object.keys(headers))
           if (!headerName.test(name) || ownHeaders.includes(name.toLowerCase()))
             context.addIssue({ code: 'custom', path: [name], message: 'is not a header that can be set' });
+          else if (!headerValue.test(headers[name]!) && headers[name] !== mask)
+            context.addIssue({
+              code: 'custom',
+              path: [name],
+              message: 'has a character that no header can hold',
+            });
       })
       .nullish(),
   }),
@@ -64,7 +77,13 @@ const configs = {
   email: z.strictObject({
     to: z.array(email).min(1, 'must hold an address').max(50, 'at most 50'),
     from: email.nullish(),
-    smtp_url: url('smtp:', 'smtps:').nullish().openapi({ description: 'SMTP_URL by default' }),
+    smtp_url: url('smtp:', 'smtps:')
+      .refine(
+        (value) => !URL.canParse(value) || (new URL(value).hostname !== '' && new URL(value).search === ''),
+        'expected one such as smtp://user:password@mail.example.com:587',
+      )
+      .nullish()
+      .openapi({ description: 'SMTP_URL by default' }),
   }),
   alertmanager: z.strictObject({
     url: webUrl,
@@ -171,7 +190,6 @@ const channelSchema = z
   })
   .openapi('Channel');
 
-const mask = '••••';
 const tags = ['Channels'];
 
 export interface ChannelDependencies extends RouteDependencies {
@@ -197,16 +215,29 @@ export function channelRoutes(dependencies: ChannelDependencies) {
       throw invalid([{ path: 'config.smtp_url', message: 'is required: this deployment has no SMTP_URL' }]);
   }
 
-  function changedConfig(type: ChannelType, changes: Record<string, unknown>): Record<string, unknown> {
-    const isKept = (value: unknown): boolean =>
-      typeof value === 'string'
-        ? value.includes(mask)
-        : typeof value === 'object' && value !== null && Object.values(value).some(isKept);
+  function changedConfig(
+    type: ChannelType,
+    changes: Record<string, unknown>,
+    shown: Record<string, unknown>,
+  ) {
+    // Of headers each by itself: see lib.change_config.
+    const isKept = (value: unknown) => typeof value === 'string' && value.includes(mask);
     const given = Object.fromEntries(Object.entries(changes).filter(([, value]) => !isKept(value)));
     const config = check(configs[type].partial() as z.ZodType, given, 'config') as Record<string, unknown>;
     for (const [name, schema] of Object.entries(configs[type].shape))
       if (config[name] === null && !(schema as z.ZodType).safeParse(null).success)
         throw invalid([{ path: `config.${name}`, message: 'is required' }]);
+    // Or whoever may change a channel could have its secrets sent to an address of his own.
+    const { url } = config;
+    if (typeof url === 'string' && new URL(url).origin !== new URL(String(shown.url)).origin)
+      for (const name of ['secret', 'headers', 'username', 'password', 'bearer_token'])
+        if (
+          shown[name] !== undefined &&
+          (config[name] === undefined || JSON.stringify(config[name]).includes(mask))
+        )
+          throw invalid([
+            { path: `config.${name}`, message: 'has to be given anew, since the address is another' },
+          ]);
     return config;
   }
 
@@ -228,8 +259,15 @@ export function channelRoutes(dependencies: ChannelDependencies) {
       toFields: (given, before: Row | null) => {
         const { enabled, ...rest } = given;
         const type = (before?.type ?? (given as { type: ChannelType }).type) as ChannelType;
-        const config = before && given.config ? changedConfig(type, given.config) : given.config;
+        const config =
+          before && given.config
+            ? changedConfig(type, given.config, before.config as Record<string, unknown>)
+            : given.config;
         if (config) checkConfig(config, before ? 'webhook' : type);
+        if (before && config && type === 'email' && !hasSmtp && 'smtp_url' in config && !config.smtp_url)
+          throw invalid([
+            { path: 'config.smtp_url', message: 'is required: this deployment has no SMTP_URL' },
+          ]);
         return {
           ...rest,
           ...(config ? { config: withoutNulls(config, before === null) } : {}),

@@ -14,7 +14,7 @@ const stepSchema = z
       .max(43_200, 'must be from 0.1 to 43200')
       .openapi({ description: 'Since the alert fired' }),
     severity: severitySchema.optional().openapi({ description: 'What it is raised to, where that is more' }),
-    channel_ids: z.array(z.uuid('expected the id of a channel')).max(50).optional().openapi({
+    channel_ids: z.array(z.uuid('expected the id of a channel').toLowerCase()).max(50).optional().openapi({
       description: 'Who is told besides those who know of it; whatever the routing of these channels',
     }),
   })

@@ -1,7 +1,8 @@
 // Schemas of what the rule language reads: expressions, and matchers of alerts as channels, silences and escalations take them.
 import { z } from '@hono/zod-openapi';
 import { invalid } from '../errors.ts';
-import { text } from '../request.ts';
+import { limits } from '../ingest/metrics.ts';
+import { prose, text } from '../request.ts';
 import {
   aboutService,
   ExpressionError,
@@ -33,7 +34,14 @@ export function parsed<T>(parse: (text: string) => T) {
   };
 }
 
-export const expressionSchema = z.string('expected text').transform(parsed(parseRule)).openapi({
+function readRule(text: string): Rule {
+  const rule = parseRule(text);
+  if ((serviceOf(rule) ?? '').length > limits.serviceNameLength)
+    throw new ExpressionError(text, 0, `a service of at most ${limits.serviceNameLength} characters`, '');
+  return rule;
+}
+
+export const expressionSchema = z.string('expected text').transform(parsed(readRule)).openapi({
   type: 'string',
   maxLength: expressionLimits.length,
   example: 'avg(response_time_ms{service="auth"}[10m]) > 1000 for 5m',
@@ -60,28 +68,35 @@ export function expressionFields(rule: Rule, service: string | null | undefined)
 
 const operators = ['=', '!=', '=~', '!~'] as const;
 
-const matcherSchema = z
-  .union(
-    [
-      z.string().transform(parsed(parseMatcher)),
-      z
-        .strictObject({
-          label: text(255),
-          op: z.enum(operators).default('='),
-          value: z.string().max(expressionLimits.textLength),
-        })
-        .superRefine(({ op, value }, context) => {
-          const problem = op === '=~' || op === '!~' ? patternProblem(value) : null;
-          if (problem)
-            context.addIssue({
-              code: 'custom',
-              path: ['value'],
-              message: `expected a regular expression (${problem})`,
-            });
-        }),
-    ],
+const matcherObjectSchema = z
+  .strictObject(
+    {
+      label: text(255),
+      op: z.enum(operators, `expected one of ${operators.join(' ')}`).default('='),
+      value: prose(expressionLimits.textLength),
+    },
     'expected text such as service="auth", or {label, op, value}',
   )
+  .superRefine(({ op, value }, context) => {
+    const problem = op === '=~' || op === '!~' ? patternProblem(value) : null;
+    if (problem)
+      context.addIssue({
+        code: 'custom',
+        path: ['value'],
+        message: `expected a regular expression (${problem})`,
+      });
+  });
+
+// Not a union, which would tell that neither fits, and not what is wrong with the one that was meant.
+const matcherSchema = z
+  .unknown()
+  .transform((value, context): Matcher => {
+    if (typeof value === 'string') return parsed(parseMatcher)(value, context);
+    const read = matcherObjectSchema.safeParse(value);
+    if (read.success) return read.data;
+    for (const issue of read.error.issues) context.issues.push({ ...issue, input: value } as never);
+    return z.NEVER;
+  })
   .openapi({ type: 'string', example: 'service=~"auth|billing"' });
 
 /** All of them have to match; labels are those of the alert, and alertname, severity, service, source. */

@@ -84,12 +84,9 @@ describe('the API role', () => {
     'obs.alert_rule',
     'obs.channel',
     'obs.notification',
-  ])(
-    'cannot read %s',
-    async (table) => {
-      await expect(api.unsafe(`select * from ${table}`)).rejects.toMatchObject({ code: '42501' });
-    },
-  );
+  ])('cannot read %s', async (table) => {
+    await expect(api.unsafe(`select * from ${table}`)).rejects.toMatchObject({ code: '42501' });
+  });
 
   test.each([
     'update obs.sample set value = 0',

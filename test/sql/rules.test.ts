@@ -571,6 +571,27 @@ describe('an alert of a client with a rule', () => {
   });
 });
 
+describe('an alert of a client with a rule that groups', () => {
+  test('is resolved once some group has held and none does any more', async () => {
+    const story = begin();
+    const id = await story.rule('hot', 'max by (host) (temperature[1m]) > 50');
+    await database.sql`
+      select lib.open_alert(
+        ${orgId}, 'api', lib.rule_fingerprint(${id}, '{}'), 'hot', 'warning', null, null, '{}', null, 'me', ${story.at(0)}, ${id})`;
+    for (const [minute, a, b, states] of [
+      [0, 40, 40, 'firing'],
+      [1, 60, 40, 'firing, firing'],
+      [2, 40, 60, 'firing, firing, resolved'],
+      [3, 40, 40, 'resolved, resolved'],
+    ] as const) {
+      await story.record(minute, a, { host: 'a' });
+      await story.record(minute, b, { host: 'b' });
+      await story.work(minute);
+      expect((await story.states(minute)).sort().join(', ')).toBe(states);
+    }
+  });
+});
+
 describe('grouping', () => {
   test('alerts that share labels come in one message, those that come within its wait together', async () => {
     const story = begin();

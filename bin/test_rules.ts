@@ -84,6 +84,11 @@ await command(async () => {
   const { rules, tests } = checked(fileSchema, parse(readFileSync(file, 'utf8')), '');
   const definitions = rules.map((rule, i) => ruleFields(checked(newRuleSchema, rule, `rules[${i}]`)));
 
+  const names = new Set(definitions.map(({ name }) => name));
+  for (const { name, expect } of tests)
+    for (const { rule } of expect.flatMap(({ alerts }) => alerts))
+      if (!names.has(rule)) throw new Error(`${name}: there is no rule ${rule} in the file`);
+
   const server = await createTemplate((await findServer(() => {})).url);
   let failed = 0;
   try {

@@ -5,33 +5,46 @@ import type { Logger } from 'pino';
 import type { Sql } from '../src/db.ts';
 import { toProblem } from '../src/errors.ts';
 
+/** Rules of one transaction, for which probes and people may have to wait that change the same alerts. */
+const maxRules = 1000;
+
+/** sql has a statement timeout, which is what an org's rules may take from others at a time. */
 export function evaluateRules({ sql, log }: { sql: Sql; log: Logger }): Task {
-  /** Evaluates at most limit rules and answers how many were due; when that fails half as many, down to the one that is to blame. */
-  async function evaluate(orgId: number, limit: number): Promise<number> {
+  // Answers whether there may be more; when it fails half as many, down to the one that is to blame.
+  async function evaluate(orgId: number, limit: number): Promise<boolean> {
     try {
-      const [row] = await sql<{ evaluated: number }[]>`
+      const [row] = await sql<{ evaluated: number | null }[]>`
         select job.evaluate_rules(${orgId}, now(), ${limit}) as evaluated`;
-      return row!.evaluated;
+      // None is due, or another is at it.
+      return Boolean(row!.evaluated);
     } catch (error) {
       // The database is away or busy: nobody's fault, and job.heal_alerts comes back to it.
       if (toProblem(error).status === 503) throw error;
-      if (limit > 1) return evaluate(orgId, Math.ceil(limit / 2));
-      const { message } = error as Error;
-      const [row] = await sql<{ rule_id: string | null }[]>`
-        select job.fail_rule(${orgId}, ${message}) as rule_id`;
-      log.warn({ org_id: orgId, rule_id: row!.rule_id, error: message }, 'an alert rule cannot be evaluated');
-      return 1;
+      const [first] = await sql<
+        { rule_id: string | null; due: number }[]
+      >`select * from job.first_due_rule(${orgId})`;
+      const few = Math.min(limit, first!.due);
+      if (few > 1) return evaluate(orgId, Math.ceil(few / 2));
+      if (first!.rule_id) await evaluateAlone(orgId, first!.rule_id);
+      return true;
+    }
+  }
+
+  async function evaluateAlone(orgId: number, ruleId: string) {
+    try {
+      await sql`select job.evaluate_rules(${orgId}, now(), 1, ${ruleId}::text::uuid)`;
+    } catch (error) {
+      if (toProblem(error).status === 503) throw error;
+      const message =
+        (error as { code?: string }).code === '57014' ? 'it took too long' : (error as Error).message;
+      await sql`select job.fail_rule(${ruleId}::text::uuid, ${message})`;
+      log.warn({ org_id: orgId, rule_id: ruleId, error: message }, 'an alert rule cannot be evaluated');
     }
   }
 
   return async (payload, { abortSignal }) => {
     const { org_id } = payload as { org_id: number };
-    // Due rules are few enough to be one transaction, as a rule; where one fails those that are left are taken in turn.
-    for (let limit = 100_000; !abortSignal?.aborted; ) {
-      const evaluated = await evaluate(org_id, limit);
-      if (evaluated === 0) break;
-      limit = 10_000;
-    }
+    while (!abortSignal?.aborted && (await evaluate(org_id, maxRules)));
     await sql`select job.escalate_alerts(${org_id})`;
   };
 }

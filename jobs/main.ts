@@ -51,11 +51,16 @@ const probeSql = connect(config.workerDatabaseUrl, {
   statementTimeoutMs: config.statementTimeoutMs,
 });
 
-// Rules and notifications: an evaluation may take a while, a claim must not wait for it.
-const alertSql = connect(config.workerDatabaseUrl, {
-  name: 'obs-worker-alerts',
-  max: config.workerConcurrency + 3,
-  statementTimeoutMs: config.statementTimeoutMs,
+// An evaluation may take a while, a claim must not wait for it.
+const ruleSql = connect(config.workerDatabaseUrl, {
+  name: 'obs-worker-rules',
+  max: config.workerConcurrency,
+  statementTimeoutMs: Math.min(10_000, config.statementTimeoutMs),
+});
+const notificationSql = connect(config.workerDatabaseUrl, {
+  name: 'obs-worker-notifications',
+  max: 4,
+  statementTimeoutMs: Math.min(10_000, config.statementTimeoutMs),
 });
 
 const host = os.hostname();
@@ -127,14 +132,14 @@ const promptRunners = [
   }),
   promptRunner(4 * config.notifyConcurrency, {
     notify: notify({
-      sql: alertSql,
+      sql: notificationSql,
       log,
       egress: config.egressPrivate,
       smtp: { url: config.smtpUrl, from: config.smtpFrom },
       concurrency: config.notifyConcurrency,
     }),
   }),
-  promptRunner(config.workerConcurrency, { evaluate: evaluateRules({ sql: alertSql, log }) }),
+  promptRunner(config.workerConcurrency, { evaluate: evaluateRules({ sql: ruleSql, log }) }),
 ];
 
 const queueLog = new Logger((scope) => (level, message, meta) => {
@@ -160,8 +165,15 @@ async function work(options: RunnerOptions, onStart: (runner: Runner) => Promise
         ...options,
       });
       runners.add(runner);
+      const { events, promise } = runner;
+      // When the database goes away in the middle of its bookkeeping it may never settle.
+      const isBroken = new Promise<void>((resolve) => {
+        for (const event of ['pool:fatalError', 'pool:gracefulShutdown'] as const)
+          events.once(event, () => setTimeout(resolve, 10_000).unref());
+      });
       await onStart(runner);
-      await runner.promise;
+      await Promise.race([promise, isBroken]);
+      if (!isStopping) void runner.stop().catch(() => {});
     } catch (error) {
       if (isStopping) return;
       // graphile-worker gives up after a number of failures in a row; the database may yet come back.
@@ -187,15 +199,20 @@ async function heal(what: string, look: () => PromiseLike<{ healed: number }[]>)
   }
 }
 
+// graphile-worker does not wait for what it tells the database of a finished job: were the database away, that would end the process.
+process.on('unhandledRejection', (error) => log.error({ error }, 'something failed that nobody waited for'));
+
 onStop(log, config.shutdownTimeoutMs, async () => {
   isStopping = true;
   await Promise.all([...runners].map((runner) => runner.stop()));
-  await Promise.all([sql, tierSql, probeSql, alertSql].map((pool) => pool.end({ timeout: 5 })));
+  await Promise.all(
+    [sql, tierSql, probeSql, ruleSql, notificationSql].map((pool) => pool.end({ timeout: 5 })),
+  );
 });
 
 for (const options of promptRunners) void work(options, async () => {});
 void heal('probes', () => probeSql<{ healed: number }[]>`select job.heal_probes() as healed`);
-void heal('alerts', () => alertSql<{ healed: number }[]>`select job.heal_alerts() as healed`);
+void heal('alerts', () => sql<{ healed: number }[]>`select job.heal_alerts() as healed`);
 void work(
   {
     concurrency: config.workerConcurrency,

@@ -155,7 +155,7 @@ export function toProblem(error: unknown): Problem {
     return new Problem(
       504,
       'timeout',
-      'The request took too long and was cancelled. Ask for a shorter range.',
+      'The request took too long and was cancelled. Ask for a shorter range, or longer intervals.',
       {
         cause: error,
       },

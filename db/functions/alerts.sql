@@ -15,7 +15,8 @@ declare
   _alert obs.alert;
   _from text;
 begin
-  select * into _alert from obs.alert where id = _alert_id for update;
+  -- Not for update, which a notification that tells of it would have to wait for.
+  select * into _alert from obs.alert where id = _alert_id for no key update;
   if not found then
     return null;
   end if;
@@ -26,10 +27,22 @@ begin
   ) then
     raise exception 'the alert is % and cannot become %', _from, _to using errcode = 'PT409', hint = 'alert_status';
   end if;
+  -- _now is when the transaction began, which may have waited for another since: nothing is before what it follows.
+  _now := greatest(
+    _now,
+    case
+      when _from = 'inactive' then (
+        select max(a.resolved_at)
+        from obs.alert a
+        where a.org_id = _alert.org_id and a.fingerprint = _alert.fingerprint and a.status = 'resolved'
+      )
+      else (select e.at from obs.alert_event e where e.alert_id = _alert_id order by e.id desc limit 1)
+    end
+  );
   update obs.alert
   set
     status = _to,
-    started_at = case when _to = 'firing' then _now else started_at end,
+    started_at = case when _from in ('inactive', 'pending') then _now else started_at end,
     acknowledged_at = case when _to = 'acknowledged' then _now else acknowledged_at end,
     resolved_at = case when _to = 'resolved' then _now end,
     escalate_at = null
@@ -105,12 +118,20 @@ begin
     select * into _before
     from obs.alert a
     where a.org_id = _org_id and a.fingerprint = _fingerprint and a.status <> 'resolved'
-    for update;
+    for no key update;
     exit when found and _before.status <> 'pending';
     -- Somebody says that it is so: there is no waiting any more.
     if found then
       alert_id := _before.id;
       is_new := true;
+      update obs.alert
+      set
+        severity = _severity,
+        description = coalesce(_description, description),
+        service_name = coalesce(_service_name, service_name),
+        labels = labels || _labels,
+        metadata = metadata || coalesce(_metadata, '{}')
+      where id = alert_id;
       perform lib.transition_alert(alert_id, 'firing', _actor, null, coalesce(_metadata, '{}'), _now);
       return;
     end if;
@@ -131,7 +152,11 @@ begin
   is_new := false;
   update obs.alert
   set
-    severity = _severity,
+    -- What an escalation has raised stays so.
+    severity = case
+      when escalation_step > 0 and lib.severity_rank(severity) > lib.severity_rank(_severity) then severity
+      else _severity
+    end,
     description = coalesce(_description, description),
     metadata = coalesce(_metadata, metadata)
   where id = alert_id
@@ -174,7 +199,7 @@ as $$
   with open_alert as materialized (
     select a.id from obs.alert a
     where a.org_id = _org_id and a.fingerprint = _fingerprint and a.status <> 'resolved'
-    for update
+    for no key update
   )
   select lib.transition_alert(o.id, 'resolved', _actor, _note, '{}', _now) from open_alert o
 $$;
@@ -233,7 +258,29 @@ begin
   if _rule is not null then
     -- The lock under which rules are made: two that say the same at once make one.
     perform 1 from obs.org o where o.id = _org_id for no key update;
-    _rule_id := lib.put_rule(_org_id, (select r.id from obs.alert_rule r where r.org_id = _org_id and r.name = _name), _rule, _actor);
+    -- One that was made by itself and says the same is meant.
+    select r.id into _rule_id
+    from obs.alert_rule r
+    where r.org_id = _org_id
+      and (r.reported_as = _fingerprint or r.reported_as is null and r.name = _name and r.expression = _rule ->> 'expression')
+    order by r.reported_as nulls last
+    limit 1;
+    _rule := _rule || jsonb_build_object('reported_as', _fingerprint);
+    if _rule_id is null then
+      -- A rule that has this name and is about something else stays what it is.
+      _rule := _rule || jsonb_build_object('name', (
+        select n.name
+        from (values
+          (_name, 1), (left(_name, 200) || coalesce(' (' || left(_service_name, 50) || ')', ''), 2), (left(_name, 200) || ' ' || right(_fingerprint, 32), 3)
+        ) as n (name, position)
+        where not exists (select from obs.alert_rule r where r.org_id = _org_id and r.name = n.name)
+        order by n.position
+        limit 1
+      ));
+    else
+      _rule := _rule - 'name';
+    end if;
+    _rule_id := lib.put_rule(_org_id, _rule_id, _rule, _actor);
   end if;
   if _rule_id is not null then
     -- The same, reported without the rule before, becomes its alert.
@@ -246,13 +293,15 @@ begin
   _opened := lib.open_alert(
     _org_id, 'api', _fingerprint, _name, _severity, _description, _service_name, _labels, _metadata, _actor, _rule_id => _rule_id
   );
+  -- For its escalation.
+  perform lib.schedule_rules(_org_id, now());
   return query
   select lib.alert_fields(a, now()), _opened.is_new from obs.alert a where a.id = _opened.alert_id;
 end
 $$;
 comment on function api.create_alert is
   'Opens an alert on behalf of a client. While one with the same name, service and labels is open that one is brought up to date '
-  'instead, and is_new is false. With a _rule (see lib.put_rule) there is one rule of that name from then on, made or changed, and the alert is its: the '
+  'instead, and is_new is false. With a _rule (see lib.put_rule) there is one rule for these from then on, made or changed, and the alert is its: the '
   'rule resolves it once its condition has held, and does so no more.';
 
 create function api.list_alerts(
@@ -281,8 +330,7 @@ begin
     select a.*
     from obs.alert a
     where a.org_id = _org_id
-      -- One that is pending may never fire: it is shown to who asks for it.
-      and a.status = any (case when _status is null then array['firing', 'acknowledged', 'resolved'] else array[_status] end)
+      and (_status is null or a.status = _status)
       and (_severity is null or a.severity = _severity)
       and (_service_name is null or a.service_name = _service_name)
       and (_start is null or a.started_at >= _start)
@@ -292,7 +340,9 @@ begin
   page as materialized (
     select m.*::obs.alert as alert, row_number() over (order by m.started_at desc, m.id desc) as n
     from matching m
-    where _before_started_at is null or (m.started_at, m.id) < (_before_started_at, _before_id)
+    where (_before_started_at is null or (m.started_at, m.id) < (_before_started_at, _before_id))
+      -- One that is pending may never fire: it is counted, and shown to who asks for it.
+      and (_status is not null or m.status <> 'pending')
     order by m.started_at desc, m.id desc
     limit _limit + 1
   ),
@@ -304,16 +354,16 @@ begin
   ),
   counts as (
     select
-      count(*) filter (where m.severity = 'critical') as critical,
-      count(*) filter (where m.severity = 'warning') as warning,
-      count(*) filter (where m.severity = 'info') as info,
+      count(*) filter (where m.severity = 'critical' and m.is_shown) as critical,
+      count(*) filter (where m.severity = 'warning' and m.is_shown) as warning,
+      count(*) filter (where m.severity = 'info' and m.is_shown) as info,
       count(*) filter (where m.status = 'firing') as firing,
       count(*) filter (where m.status = 'acknowledged') as acknowledged,
       count(*) filter (where m.status = 'resolved') as resolved,
       count(*) filter (where m.status = 'pending') as pending,
       avg(extract(epoch from m.acknowledged_at - m.started_at))::float8 as mean_time_to_acknowledge_seconds,
       avg(extract(epoch from m.resolved_at - m.started_at))::float8 as mean_time_to_resolve_seconds
-    from matching m
+    from (select m.*, _status is not null or m.status <> 'pending' as is_shown from matching m) as m
   )
   select
     coalesce((select json_agg(lib.alert_fields(p.alert, now()) order by p.n) from page p where p.n <= _limit), '[]'),
@@ -327,7 +377,7 @@ comment on function api.list_alerts is
   'are about started_at; _q is part of the name or description in any case; the next page comes after (next_started_at, next_id).';
 
 create function api.get_alert(_org_id int, _id uuid)
-returns table (alert json, events json, notifications json, muted_by json)
+returns table (alert json, events json, notifications json, muted_by json, channels json)
 language plpgsql
 stable
 security definer
@@ -356,13 +406,29 @@ begin
         limit 500
       ) as n
     ),
-    case when a.status in ('firing', 'acknowledged') then lib.muted_by(a, now()) else '[]' end
+    case when a.status in ('firing', 'acknowledged') then lib.muted_by(a, now()) else '[]' end,
+    (
+      select coalesce(json_agg(distinct c.name), '[]')
+      from (
+        select n.channel_name as name
+        from obs.notification_alert na
+        join obs.notification n on n.id = na.notification_id
+        where na.alert_id = a.id
+        union all
+        select c.name
+        from obs.notification_member m
+        join obs.notification_group g on g.id = m.group_id
+        join obs.channel c on c.id = g.channel_id
+        where m.alert_id = a.id
+      ) as c
+    )
   from obs.alert a
   where a.id = _id and a.org_id = _org_id;
 end
 $$;
 comment on function api.get_alert is
-  'An alert, its events and its notifications, oldest first, the last 500 of each, and what keeps others from being sent; no row where there is none.';
+  'An alert, its events and its notifications, oldest first, the last 500 of each, what keeps others from being sent, and the names of the channels that '
+  'were or will be told of it; no row where there is none.';
 
 create function api.change_alert(_org_id int, _id uuid, _to text, _actor text, _note text)
 returns json

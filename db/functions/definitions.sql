@@ -69,6 +69,14 @@ begin
     (
       'ends_at',
       case
+        when _fields ->> 'repeats' = 'daily'
+          and (_fields ->> 'ends_at')::timestamptz > (_fields ->> 'starts_at')::timestamptz + interval '1 day'
+          then 'must be at most a day after starts_at, where it repeats daily'
+      end
+    ),
+    (
+      'ends_at',
+      case
         when _fields ->> 'repeats' <> 'never'
           and (_fields ->> 'ends_at')::timestamptz > (_fields ->> 'starts_at')::timestamptz + interval '7 days'
           then 'must be at most 7 days after starts_at, where it repeats'
@@ -132,6 +140,9 @@ begin
     if not found then
       return null;
     end if;
+    if _fields #> '{tree,by}' <> _rule.tree -> 'by' then
+      perform lib.end_rule_alerts(_id, _actor, 'the rule groups by other labels now');
+    end if;
     _rule := jsonb_populate_record(_rule, _fields);
     update obs.alert_rule r
     set
@@ -150,6 +161,7 @@ begin
       label_templates = _rule.label_templates,
       annotation_templates = _rule.annotation_templates,
       is_enabled = _rule.is_enabled,
+      reported_as = _rule.reported_as,
       updated_at = now()
     where r.id = _id;
     update obs.alert_rule_state t
@@ -176,7 +188,7 @@ language sql
 volatile
 as $$
   with open_alert as materialized (
-    select a.id, a.status from obs.alert a where a.rule_id = _rule_id and a.status <> 'resolved' order by a.id for update
+    select a.id, a.status from obs.alert a where a.rule_id = _rule_id and a.status <> 'resolved' order by a.id for no key update
   )
   select lib.transition_alert(o.id, case o.status when 'pending' then 'inactive' else 'resolved' end, _actor, _note) from open_alert o
 $$;
@@ -195,7 +207,7 @@ as $$
         when c.key in ('secret', 'password', 'bearer_token') then to_jsonb('••••'::text)
         -- Of Slack's the path is the secret; others may carry one in it, in the query or before the host.
         when c.key in ('url', 'smtp_url') and (_type <> 'alertmanager' or c.value #>> '{}' ~ '[@?]') then
-          to_jsonb(regexp_replace(c.value #>> '{}', '^([a-z+]+://)([^/?#]*@)?([^/?#]*).*$', '\1\3/••••'))
+          to_jsonb(coalesce(substring(c.value #>> '{}' from '^[a-z]+://') || substring(c.value #>> '{}' from '^[a-z]+://(?:[^/?#]*@)?([^/?#@]*)'), '') || '/••••')
         else c.value
       end
     ),
@@ -222,7 +234,7 @@ as $$
 $$;
 comment on function lib.change_config is 'A channel''s configuration with changes: null takes a part away, a header that reads •••• stays as it is.';
 
-create function lib.definition_fields(_kind text, _definition jsonb)
+create function lib.definition_fields(_kind text, _definition jsonb, _counts_series boolean default true)
 returns jsonb
 language sql
 stable
@@ -234,6 +246,12 @@ as $$
       select jsonb_build_object(
         'next_evaluation_at', t.next_evaluation_at, 'last_evaluation_at', t.last_evaluation_at, 'last_evaluation_ms', t.last_evaluation_ms,
         'last_error', t.last_error,
+        'series_count', case when _counts_series then (
+          select count(distinct m.series_id)
+          from lib.match_selectors(
+            (_definition ->> 'org_id')::int, array(select jsonb_array_elements(_definition -> 'tree' -> 'selectors'))
+          ) m
+        ) end,
         'alerts', (
           select jsonb_build_object(
             'pending', count(*) filter (where a.status = 'pending'),
@@ -253,7 +271,7 @@ as $$
     else '{}'
   end
 $$;
-comment on function lib.definition_fields is 'A definition as the API shows it: a row as JSON, without secrets, a rule with how its last evaluation went.';
+comment on function lib.definition_fields is 'A definition as the API shows it: a row as JSON, without secrets, a rule with how its last evaluation went and (_counts_series) how many series it looks at.';
 
 create function lib.check_kind(_kind text)
 returns text
@@ -278,7 +296,10 @@ security definer
 set search_path = ''
 as $$
 declare
+  -- Each alert is held against all of them.
+  _most constant int := 1000;
   _definition jsonb;
+  _count int;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   perform lib.check_kind(_kind);
@@ -290,6 +311,11 @@ begin
       case when _kind in ('silence', 'maintenance_window') then 'author' else 'created_by' end, _actor
     ) || _fields || jsonb_build_object('id', _id, 'org_id', _org_id, 'created_at', now(), 'updated_at', now());
     perform lib.check_definition(_kind, _org_id, _definition);
+    execute format('select count(*) from obs.%I d where d.org_id = $1 and %s', _kind, case when _kind = 'silence' then 'd.ends_at > now()' else 'true' end)
+    into _count using _org_id;
+    if _count >= _most then
+      raise exception 'the org has % of them, which is all that it may have', _count using errcode = 'PT422', hint = 'definition_limit';
+    end if;
     execute format('insert into obs.%1$I select * from jsonb_populate_record(null::obs.%1$I, $1)', _kind) using _definition;
   else
     execute format('select to_jsonb(d) from obs.%I d where d.id = $1 and d.org_id = $2 for update', _kind) into _definition using _id, _org_id;
@@ -308,6 +334,12 @@ begin
       'update obs.%1$I d set %2$s from jsonb_populate_record(null::obs.%1$I, $1) r where d.id = $2',
       _kind, (select string_agg(format('%1$I = r.%1$I', k), ', ') from jsonb_object_keys(_fields) as k)
     ) using _fields, _id;
+    if _kind = 'channel' then
+      -- It may have been enabled again, or be told sooner: what is late job.heal_alerts finds.
+      update obs.notification_group g
+      set flush_at = least(g.flush_at, now())
+      where g.channel_id = _id and exists (select from obs.notification_member m where m.group_id = g.id);
+    end if;
   end if;
   return api.get_definition(_org_id, _kind, _id);
 exception
@@ -323,7 +355,8 @@ end
 $$;
 comment on function api.put_definition is
   'Makes a definition (lib.check_kind; _id null) or changes the given fields of one. _fields are columns of its table; of a channel''s config '
-  'those parts change that are given, and null takes one away. Null where there is none to change. Raises PT400, PT409 (name_taken), PT422 (rule_limit).';
+  'those parts change that are given, and null takes one away. Null where there is none to change. Raises PT400, PT409 (name_taken), PT422 (rule_limit; definition_limit, of '
+  'the other kinds 1,000 each).';
 
 create function api.get_definition(_org_id int, _kind text, _id uuid)
 returns jsonb
@@ -361,7 +394,7 @@ begin
   perform set_config('obs.org_id', _org_id::text, true);
   return query execute format(
     $query$
-      select lib.definition_fields(%1$L, to_jsonb(d))
+      select lib.definition_fields(%1$L, to_jsonb(d), false)
       from obs.%1$I d
       where d.org_id = $1
         and ($2 is null or strpos(lower(%2$s), lower($2)) > 0)
@@ -394,6 +427,7 @@ set search_path = ''
 as $$
 declare
   _deleted int;
+  _name text;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   perform lib.check_kind(_kind);
@@ -403,6 +437,15 @@ begin
       perform lib.end_rule_alerts(_id, _actor, 'the rule was deleted');
     end if;
   elsif _kind = 'channel' then
+    select e.name into _name
+    from obs.escalation e
+    cross join jsonb_array_elements(e.steps) as s (step)
+    where e.org_id = _org_id and s.step -> 'channel_ids' ? _id::text
+    order by e.name
+    limit 1;
+    if found then
+      raise exception 'the escalation % adds it: change that first', _name using errcode = 'PT409', hint = 'in_use';
+    end if;
     -- Before its groups go, with which they would stand alone.
     perform lib.settle_notification(n, 'dead', 'the channel was deleted', now())
     from obs.notification n
@@ -414,7 +457,8 @@ begin
 end
 $$;
 comment on function api.delete_definition is
-  'Deletes a definition; returns whether there was one. A rule''s open alerts are resolved, a channel''s undelivered notifications given up.';
+  'Deletes a definition; returns whether there was one. A rule''s open alerts are resolved, a channel''s undelivered notifications given up. '
+  'Raises PT409 (in_use) for a channel that an escalation adds.';
 
 create function api.get_default_escalation(_org_id int)
 returns table (name text, severity text, steps jsonb)

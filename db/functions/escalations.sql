@@ -57,12 +57,10 @@ begin
     escalation = _escalation,
     escalation_step = 0,
     escalate_at = _now + make_interval(secs => 60 * (_escalation #>> '{steps,0,after_minutes}')::float8)
-  where id = _alert.id
-  returning * into _alert;
-  perform queue.evaluate(_alert.org_id, _alert.escalate_at);
+  where id = _alert.id;
 end
 $$;
-comment on function lib.plan_escalation is 'Chooses the escalation of an alert that fires, and has a worker come back for its first step.';
+comment on function lib.plan_escalation is 'Chooses the escalation of an alert that fires. The job for its first step is lib.schedule_rules'' to add, at the end of a transaction, or job.heal_alerts''.';
 
 create function lib.severity_rank(_severity text)
 returns int
@@ -108,13 +106,12 @@ begin
   set
     severity = _severity,
     escalation_step = escalation_step + 1,
-    escalate_at = greatest(
-      _now, _alert.started_at + make_interval(secs => 60 * (_steps -> (_alert.escalation_step + 1) ->> 'after_minutes')::float8)
+    -- As long after this step as it is meant to be, should this one have come late.
+    escalate_at = _now + make_interval(
+      secs => 60 * ((_steps -> (_alert.escalation_step + 1) ->> 'after_minutes')::float8 - _after_minutes)
     )
-  where id = _alert.id;
-  -- greatest() takes no account of a null.
-  update obs.alert set escalate_at = null where id = _alert.id and jsonb_array_length(_steps) <= escalation_step;
-  select * into _alert from obs.alert where id = _alert.id;
+  where id = _alert.id
+  returning * into _alert;
   perform lib.note_alert(
     _alert, 'escalated', _alert.status, 'worker', null,
     jsonb_build_object(
@@ -148,7 +145,7 @@ begin
     where a.org_id = _org_id and a.status = 'firing' and a.escalate_at <= _now
     order by a.id
     limit 1000
-    for update skip locked
+    for no key update skip locked
   loop
     perform lib.escalate_alert(_alert, _now);
     _count := _count + 1;

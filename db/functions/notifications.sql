@@ -107,6 +107,8 @@ begin
     order by c.id
   loop
     _group_id := lib.join_group(_channel, _alert, _labels);
+    -- The group before its members, as in a flush.
+    perform 1 from obs.notification_group g where g.id = _group_id for no key update;
     if _is_urged then
       update obs.notification_member set is_urged = true where group_id = _group_id and alert_id = _alert.id;
     end if;
@@ -165,7 +167,7 @@ as $$
   )
 $$;
 comment on function lib.message is
-  'What a notification says (jobs/channels/channel.ts, Message): _alerts are those of its alerts that it shows, the counts are of all.';
+  'What a notification says (jobs/channels/channel.ts, Message): _alerts are those of its alerts that it shows, the counts are of all of the group.';
 
 create function lib.message_alert(_alert obs.alert, _now timestamptz)
 returns jsonb
@@ -173,12 +175,16 @@ language sql
 stable
 as $$
   select lib.alert_fields(_alert, _now)::jsonb || jsonb_build_object(
+    -- Whether it is over because all is well or because nothing is heard any more makes a difference.
+    'description', nullif(concat_ws(' - ', _alert.description, case when _alert.status = 'resolved' then (
+      select 'resolved: ' || e.note from obs.alert_event e where e.alert_id = _alert.id and e.event = 'resolved' order by e.id desc limit 1
+    ) end), ''),
     'fingerprint', _alert.fingerprint,
     'rule_name', (select r.name from obs.alert_rule r where r.id = _alert.rule_id),
     'is_escalated', _alert.escalation_step > 0
   )
 $$;
-comment on function lib.message_alert is 'An alert as notifications show it.';
+comment on function lib.message_alert is 'An alert as notifications show it: with the note of its end in the description.';
 
 create function lib.flush_group(_group obs.notification_group, _channel obs.channel, _now timestamptz)
 returns boolean
@@ -187,87 +193,135 @@ volatile
 set search_path = ''
 as $$
 declare
-  -- Alertmanager forgets what it is not told again.
-  _repeats_acknowledged constant boolean := _channel.type = 'alertmanager';
-  _state record;
-  _is_repeat boolean;
-  _has_mutes constant boolean := lib.has_mutes(_group.org_id, _now);
+  _most constant int := 100;
+  -- Alertmanager forgets what it is not told again: acknowledged or not, and all of it.
+  _is_forgetful constant boolean := _channel.type = 'alertmanager';
   _id constant uuid := gen_random_uuid();
-  _notified_at timestamptz := _group.notified_at;
+  _mutes record;
+  _count int;
+  _is_repeat boolean;
+  _state record;
 begin
+  _mutes := lib.mute_members(_group, _now);
+  with changed as (
+    update obs.notification_member m
+    set is_muted = not m.is_muted
+    where m.group_id = _group.id and m.is_muted <> (m.alert_id = any (_mutes.alert_ids))
+    returning m.alert_id, m.is_muted
+  )
+  select count(lib.note_alert(
+    a, case when c.is_muted then 'muted' else 'unmuted' end, a.status, 'worker', null,
+    jsonb_strip_nulls(jsonb_build_object(
+      'channel', _channel.name, 'by', case when c.is_muted then _mutes.names[array_position(_mutes.alert_ids, a.id)] end
+    )),
+    _now
+  ))
+  into _count
+  from changed c
+  join obs.alert a on a.id = c.alert_id
+  where a.status <> 'resolved';
+  _is_repeat := _group.notified_at + make_interval(secs => _channel.repeat_interval_seconds) <= _now;
+  if _is_repeat and _is_forgetful then
+    update obs.notification_member set is_urged = true where group_id = _group.id and sent_status is not null;
+  end if;
+
+  -- One statement, so that the message, the ledger and what is remembered of it are about the same moment: nothing keeps an alert from
+  -- being acknowledged meanwhile.
   with member as materialized (
-    select m.alert_id, m.sent_status, a.status,
-      case when _has_mutes and a.status <> 'resolved' then lib.muted_until(a, _now) end as muted_until,
-      m.sent_status is null or m.sent_severity <> a.severity or m.is_urged as is_new
+    select a as alert, m.sent_status is not null as is_known,
+      case
+        when a.status = 'resolved' then m.sent_status is not null and _channel.send_resolved
+        when a.status = 'firing' then m.sent_status is null or m.sent_severity <> a.severity or m.is_urged
+        else _is_forgetful and m.is_urged
+      end as is_new
     from obs.notification_member m
     join obs.alert a on a.id = m.alert_id
-    where m.group_id = _group.id
-  )
-  select
-    coalesce(array_agg(m.alert_id) filter (
-      where m.status <> 'resolved' and m.muted_until is null and (m.status = 'firing' or m.sent_status is not null)
-    ), '{}') as open_ids,
-    coalesce(array_agg(m.alert_id) filter (where m.status = 'resolved' and m.sent_status is not null and _channel.send_resolved), '{}')
-      as resolved_ids,
-    coalesce(bool_or(m.status = 'firing' and m.muted_until is null and m.is_new), false) as has_new,
-    coalesce(bool_or(
-      m.muted_until is null and m.sent_status is not null and (m.status = 'firing' or m.status = 'acknowledged' and _repeats_acknowledged)
-    ), false) as has_old,
-    min(m.muted_until) as muted_until
-  into _state
-  from member m;
-  _is_repeat := _state.has_old and _group.notified_at + make_interval(secs => _channel.repeat_interval_seconds) <= _now;
-
-  if _state.has_new or _is_repeat or cardinality(_state.resolved_ids) > 0 then
-    _notified_at := _now;
+    where m.group_id = _group.id and m.alert_id <> all (_mutes.alert_ids)
+  ),
+  tellable as materialized (
+    select m.*,
+      -- What there is to tell before what was told before.
+      row_number() over (
+        order by m.is_new desc, (m.alert).status = 'resolved', lib.severity_rank((m.alert).severity) desc, (m.alert).started_at, (m.alert).id
+      ) as position
+    from member m
+    where m.is_new or m.is_known and (m.alert).status <> 'resolved'
+  ),
+  state as materialized (
+    select
+      count(*) filter (where (t.alert).status <> 'resolved')::int as firing,
+      count(*) filter (where (t.alert).status = 'resolved')::int as resolved,
+      count(*) filter (where t.is_new)::int as new,
+      count(*) filter (where t.is_known and (t.alert).status = 'firing')::int as old
+    from tellable t
+  ),
+  shown as materialized (
+    select t.alert
+    from tellable t
+    cross join state s
+    where t.position <= _most and (s.new > 0 or _is_repeat and s.old > 0)
+  ),
+  notification as (
     insert into obs.notification
       (id, org_id, channel_id, channel_name, channel_type, group_id, kind, payload, attempts_left, created_at, next_attempt_at)
     select
       _id, _group.org_id, _channel.id, _channel.name, _channel.type, _group.id, 'alert',
-      lib.message(
-        _id, 'alert', _channel, _group.labels, jsonb_agg(lib.message_alert(shown.alert, _now) order by shown.position),
-        cardinality(_state.open_ids), cardinality(_state.resolved_ids), _now
-      ),
-      _channel.max_attempts, _now, _now
-    from (
+      lib.message(_id, 'alert', _channel, _group.labels, m.alerts, s.firing, s.resolved, _now), _channel.max_attempts, _now, _now
+    from state s
+    cross join (
       -- Those that fire before those that were resolved, the most severe of them first.
-      select a as alert,
-        row_number() over (order by a.status = 'resolved', lib.severity_rank(a.severity) desc, a.started_at, a.id) as position
-      from obs.alert a
-      where a.id = any (_state.open_ids || _state.resolved_ids)
-      order by position
-      limit 100
-    ) as shown;
+      select jsonb_agg(
+        lib.message_alert(h.alert, _now)
+        order by (h.alert).status = 'resolved', lib.severity_rank((h.alert).severity) desc, (h.alert).started_at, (h.alert).id
+      ) as alerts
+      from shown h
+    ) as m
+    where m.alerts is not null
+  ),
+  ledger as (
     insert into obs.notification_alert (notification_id, alert_id, org_id, status)
-    select _id, a.id, a.org_id, a.status
-    from obs.alert a
-    where a.id = any (_state.open_ids || _state.resolved_ids);
+    select _id, (h.alert).id, (h.alert).org_id, (h.alert).status
+    from shown h
+  ),
+  told as (
     update obs.notification_member m
-    set sent_status = 'firing', sent_severity = a.severity, is_urged = false
-    from obs.alert a
-    where m.group_id = _group.id and m.alert_id = any (_state.open_ids) and a.id = m.alert_id;
+    set sent_status = 'firing', sent_severity = (h.alert).severity, is_urged = false
+    from shown h
+    where m.group_id = _group.id and m.alert_id = (h.alert).id and (h.alert).status <> 'resolved'
+  )
+  select s.new, s.old, array(select (h.alert).id from shown h) as shown_ids, array(select (h.alert).id from shown h where (h.alert).status = 'resolved') as ended_ids
+  into _state
+  from state s;
+  if cardinality(_state.shown_ids) > 0 then
+    _group.notified_at := _now;
   end if;
+
+  -- Resolved, and that was told, or is nobody's business.
   delete from obs.notification_member m
   using obs.alert a
-  where m.group_id = _group.id and a.id = m.alert_id and a.status = 'resolved';
+  where m.group_id = _group.id and a.id = m.alert_id and a.status = 'resolved'
+    and (m.sent_status is null or not _channel.send_resolved or m.alert_id = any (_state.ended_ids));
 
   update obs.notification_group g
   set
-    notified_at = _notified_at,
-    flush_at = least(
-      -- Silences end early, and begin anew.
-      case when _state.muted_until is not null then least(_state.muted_until, _now + interval '30 seconds') end,
-      case
-        when _state.has_new or _state.has_old then _notified_at + make_interval(secs => _channel.repeat_interval_seconds)
-      end
-    )
+    notified_at = _group.notified_at,
+    flush_at = case
+      -- A message has room for so many, and another follows.
+      when _state.new > _most then _now
+      else least(
+        -- Silences end early, and begin anew.
+        case when _mutes.until is not null then least(_mutes.until, _now + interval '30 seconds') end,
+        case when _state.new + _state.old > 0 then _group.notified_at + make_interval(secs => _channel.repeat_interval_seconds) end
+      )
+    end
   where g.id = _group.id;
-  return _notified_at is distinct from _group.notified_at;
+  return cardinality(_state.shown_ids) > 0;
 end
 $$;
 comment on function lib.flush_group is
   'Makes the notification of a group, if there is something to tell: an alert that fires and that the channel does not know of, or not so '
-  'severe; one that it knows and that is resolved; or all that still fire, after repeat_interval_seconds. What is muted is looked at again. '
+  'severe; one that it knows and that is resolved; or all that still fire, after repeat_interval_seconds. Every alert is told of in some '
+  'message; what was told before is left out where there is no room. What is muted is looked at again. '
   'Modelled on Alertmanager (dispatch/dispatch.go, notify/notify.go). Returns whether it made one.';
 
 create function lib.schedule_delivery(_group_id bigint, _now timestamptz)
@@ -311,6 +365,24 @@ begin
   set status = _status, last_error = _error, next_attempt_at = null, claimed_until = null, settled_at = _now
   where id = _notification.id;
   if _status = 'dead' then
+    -- What still fires is told again, later: should the receiver be well by then it hears of it, and it does not hear of the end of
+    -- something that it does not know.
+    update obs.notification_member m
+    set
+      is_urged = true,
+      sent_status = case when exists (
+        select
+        from obs.notification_alert na
+        join obs.notification n on n.id = na.notification_id
+        where na.alert_id = m.alert_id and n.channel_id = _notification.channel_id and n.status = 'delivered'
+      ) then m.sent_status end
+    where m.group_id = _notification.group_id
+      and m.alert_id in (select na.alert_id from obs.notification_alert na where na.notification_id = _notification.id);
+    if found then
+      update obs.notification_group g
+      set flush_at = least(g.flush_at, _now + interval '15 minutes')
+      where g.id = _notification.group_id;
+    end if;
     perform lib.note_alert(
       a, 'notification_failed', a.status, 'worker', null,
       jsonb_build_object('notification_id', _notification.id, 'channel', _notification.channel_name, 'error', _error), _now
@@ -322,7 +394,8 @@ begin
 end
 $$;
 comment on function lib.settle_notification is
-  'Ends a notification, delivered or dead. That it was given up is told in the history of each of its alerts.';
+  'Ends a notification, delivered or dead. That it was given up is told in the history of each of its alerts, and those that still fire are told '
+  'again, in another, a quarter of an hour later.';
 
 create function job.claim_notification(_group_id bigint, _notification_id uuid, _now timestamptz default now())
 returns table (notification_id uuid, attempt int, type text, config jsonb, message jsonb, timeout_seconds float8, alert_ttl_seconds float8)
@@ -442,15 +515,14 @@ begin
   update obs.notification_attempt
   set is_delivered = _is_delivered, response_code = _response_code, latency_ms = _latency_ms, error = _error, detail = _detail
   where notification_id = _notification_id and number = _number;
-  -- Another may have taken over, and been quicker.
-  if _notification.status <> 'pending' then
-    return _notification.status;
-  end if;
-  if _is_delivered then
+  -- Another may have taken over when this one took too long: what that one finds counts, but for a success.
+  if _is_delivered and _notification.status <> 'delivered' then
     perform lib.settle_notification(_notification, 'delivered', null, _now);
+  elsif _notification.status <> 'pending' or _notification.attempts <> _number then
+    return _notification.status;
   elsif _is_permanent or _notification.attempts_left = 0 then
     perform lib.settle_notification(_notification, 'dead', _error, _now);
-  elsif _notification.attempts = _number then
+  else
     update obs.notification
     set
       last_error = _error,
@@ -483,40 +555,34 @@ set search_path = ''
 as $$
 declare
   _late constant timestamptz := _now - interval '2 seconds';
-  _row record;
-  _healed int := 0;
+  _evaluate_org_ids int[];
+  _notify record;
 begin
-  for _row in
+  _evaluate_org_ids := array(
     select t.org_id from obs.alert_rule_state t where t.next_evaluation_at < _late
     union
     select a.org_id from obs.alert a where a.escalate_at < _late
-  loop
-    continue when queue.is_waiting('evaluate:' || _row.org_id);
-    perform queue.evaluate(_row.org_id, _now);
-    _healed := _healed + 1;
-  end loop;
-  for _row in
-    select g.org_id, g.id as group_id, null::uuid as notification_id from obs.notification_group g where g.flush_at < _late
-    union
-    select n.org_id, n.group_id, case when n.group_id is null then n.id end
-    from obs.notification n
-    where n.status = 'pending' and n.next_attempt_at < _late and (n.claimed_until is null or n.claimed_until < _late)
-    limit 1000
-  loop
-    continue when queue.is_waiting('notify:' || coalesce(_row.group_id::text, _row.notification_id::text));
-    if _row.group_id is not null then
-      perform queue.notify(_row.org_id, _row.group_id, _now);
-    else
-      perform queue.send(_row.org_id, _row.notification_id, _now);
-    end if;
-    _healed := _healed + 1;
-  end loop;
-  return _healed;
+  );
+  -- Some of each org, so that one with very many does not keep another's from being found.
+  select array_agg(d.org_id) as org_ids, array_agg(d.group_id) as group_ids, array_agg(d.notification_id) as notification_ids
+  into _notify
+  from (
+    select u.org_id, u.group_id, u.notification_id, row_number() over (partition by u.org_id order by random()) as position
+    from (
+      select g.org_id, g.id as group_id, null::uuid as notification_id from obs.notification_group g where g.flush_at < _late
+      union
+      select n.org_id, n.group_id, case when n.group_id is null then n.id end
+      from obs.notification n
+      where n.status = 'pending' and n.next_attempt_at < _late and (n.claimed_until is null or n.claimed_until < _late)
+    ) as u
+  ) as d
+  where d.position <= 1000;
+  return queue.heal_alerts(_evaluate_org_ids, _notify.org_ids, _notify.group_ids, _notify.notification_ids, _now);
 end
 $$;
 comment on function job.heal_alerts is
-  'Adds jobs that should be there and are not, since a worker died with them: of orgs whose rules are late, of groups and notifications that '
-  'are. Returns how many.';
+  'Adds jobs that should be there and are not, since a worker died with them: of orgs whose rules or escalations are late, of groups and '
+  'notifications that are. Returns how many.';
 
 create function lib.notification_fields(_notification obs.notification)
 returns json

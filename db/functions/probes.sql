@@ -462,7 +462,8 @@ begin
       network text
     )
     join obs.service s on s.id = r.service_id
-    order by r.started_at
+    -- Org by org, so that two batches take the groups of notifications in one order.
+    order by s.org_id, r.started_at
   loop
     -- A worker that does not know whether its results were committed sends them again.
     continue when exists (

@@ -93,22 +93,26 @@ volatile
 security definer
 set search_path = ''
 as $$
+declare
+  _waits_until timestamptz;
 begin
-  -- One that waits for an earlier time comes back by itself. Written anew for each of thousands of alerts of a transaction it would
-  -- take longer with each.
-  if exists (
-    select
-    from graphile_worker.jobs j
-    where j.key = _key and j.run_at <= _run_at and j.locked_at is null and j.attempts < j.max_attempts
-  ) then
+  -- One that another transaction is adding cannot be seen, and its time would be lost; one that a worker takes now would be done
+  -- before our caller commits what it is for.
+  perform pg_advisory_xact_lock(hashtextextended(_key, 0));
+  select j.run_at into _waits_until
+  from graphile_worker._private_jobs j
+  where j.key = _key and j.locked_at is null and j.attempts < j.max_attempts
+  for update;
+  -- Written anew for each of thousands of alerts of a transaction it would take longer with each.
+  if _waits_until <= _run_at then
     return;
   end if;
   perform graphile_worker.add_job(_task, _payload, run_at => _run_at, max_attempts => 1, job_key => _key);
 end
 $$;
 comment on function queue.add_earliest is
-  'A job of which one waits at most, for the earliest of the times that were asked for; one that runs is followed by another. One that is '
-  'taken at this very moment may miss what its caller is about to commit: job.heal_alerts finds that.';
+  'A job of which one waits at most, for the earliest of the times that were asked for; one that runs is followed by another. Other callers '
+  'with the same key wait for the caller''s transaction: to be called late in it.';
 
 create function queue.evaluate(_org_id int, _run_at timestamptz)
 returns void
@@ -145,15 +149,46 @@ as $$
 $$;
 comment on function queue.send is 'The job that delivers a notification that belongs to no group.';
 
-create function queue.is_waiting(_key text)
-returns boolean
-language sql
-stable
+create function queue.heal_alerts(
+  _evaluate_org_ids int[],
+  _org_ids int[],
+  _group_ids bigint[],
+  _notification_ids uuid[],
+  _now timestamptz
+)
+returns int
+language plpgsql
+volatile
 security definer
 set search_path = ''
 as $$
-  select exists (
-    select from graphile_worker.jobs j where j.key = _key and j.locked_at is null and j.attempts < j.max_attempts
-  )
+declare
+  _missing record;
+  _count int := 0;
+begin
+  for _missing in
+    select d.task, d.key, d.payload
+    from (
+      select 'evaluate' as task, 'evaluate:' || e.org_id as key, json_build_object('org_id', e.org_id) as payload
+      from unnest(_evaluate_org_ids) as e (org_id)
+      union all
+      select 'notify', 'notify:' || coalesce(n.group_id::text, n.notification_id::text),
+        json_build_object('org_id', n.org_id, 'group_id', n.group_id, 'notification_id', n.notification_id)
+      from unnest(_org_ids, _group_ids, _notification_ids) as n (org_id, group_id, notification_id)
+    ) as d
+    where not exists (
+      select
+      from graphile_worker._private_jobs j
+      where j.key = d.key and j.locked_at is null and j.attempts < j.max_attempts and j.run_at <= _now
+    )
+    limit 1000
+  loop
+    perform queue.add_earliest(_missing.task, _missing.payload, _missing.key, _now);
+    _count := _count + 1;
+  end loop;
+  return _count;
+end
 $$;
-comment on function queue.is_waiting is 'Whether a job with this key waits; one that failed, or that a worker has taken, does not.';
+comment on function queue.heal_alerts is
+  'Jobs now for those orgs, groups (group_ids[i] null: the notification alone) that have none which is due: it was lost, or a worker has taken it '
+  'and may have died, or it waits for later than it should. Returns how many.';

@@ -79,6 +79,7 @@ set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
+  _raw_kept_from constant timestamptz := obs.kept_from('sample', now());
   _part record;
   _start timestamptz;
 begin
@@ -103,8 +104,17 @@ begin
     _start := lib.clip_start(_org_id, _end - make_interval(secs => _part.window_seconds), _end);
     return query
     select g.selector_number, g.group_labels, v.value
-    from lib.aggregate_range(
-      _org_id, _part.series_ids, _part.group_numbers, _part.group_count, _start, _end, _part.aggregation, null, 'UTC'
+    from (
+      -- Of a short window raw samples are all there is to read, which need not be found out.
+      select a.group_number, a.value
+      from lib.aggregate_samples(_part.series_ids, _part.group_numbers, _start, _end, _part.aggregation, null, 'UTC') a
+      where _part.window_seconds <= 3600 and _start >= _raw_kept_from
+      union all
+      select a.group_number, a.value
+      from lib.aggregate_range(
+        _org_id, _part.series_ids, _part.group_numbers, _part.group_count, _start, _end, _part.aggregation, null, 'UTC'
+      ) as a
+      where not (_part.window_seconds <= 3600 and _start >= _raw_kept_from)
     ) as v
     join (
       select distinct on (u.group_number) u.group_number, u.selector_number, u.group_labels
@@ -547,7 +557,7 @@ create function lib.advance_alert(
   _has_data boolean,
   _now timestamptz
 )
-returns void
+returns boolean
 language plpgsql
 volatile
 set search_path = ''
@@ -561,20 +571,20 @@ begin
   select * into _alert
   from obs.alert a
   where a.org_id = _rule.org_id and a.fingerprint = lib.rule_fingerprint(_rule.id, _group_labels) and a.status <> 'resolved'
-  for update;
+  for no key update;
   _next := lib.next_alert_status(
     coalesce(_alert.status, 'inactive'), _holds, _alert.active_since, _alert.keep_firing_since,
     _rule.for_seconds, _rule.keep_firing_for_seconds, _now
   );
   if _alert.id is null then
     if _next = 'inactive' then
-      return;
+      return false;
     end if;
     _alert := lib.rule_alert(_rule, _group_labels, _value, _now);
     -- A client may be opening it at this moment.
     insert into obs.alert select _alert.* on conflict (org_id, fingerprint) where status <> 'resolved' do nothing;
     if not found then
-      return;
+      return false;
     end if;
   elsif _holds then
     _alert.annotations := lib.render_templates(_rule.annotation_templates, _alert.labels || lib.own_labels(_alert), _value);
@@ -595,13 +605,16 @@ begin
       case when _next = 'resolved' then case when _has_data then 'the condition does not hold any more' else 'there is no data any more' end end,
       _details, _now
     );
+    return true;
   end if;
+  return false;
 end
 $$;
 comment on function lib.advance_alert is
-  'What one more look at a rule''s condition means for the alert of a group of series: it is opened, kept up to date, or changes its status.';
+  'What one more look at a rule''s condition means for the alert of a group of series: it is opened, kept up to date, or changes its '
+  'status. Returns whether it did.';
 
-create function job.evaluate_rules(_org_id int, _now timestamptz default now(), _limit int default null)
+create function job.evaluate_rules(_org_id int, _now timestamptz default now(), _limit int default null, _rule_id uuid default null)
 returns int
 language plpgsql
 volatile
@@ -609,57 +622,72 @@ security definer
 set search_path = ''
 as $$
 declare
+  -- Alerts that change their status in one transaction.
+  _most_changes constant int := 5000;
   _began constant timestamptz := clock_timestamp();
   _rules obs.alert_rule[];
   _part obs.alert_rule[];
   _delay float8;
   _row record;
+  _changes int := 0;
+  _done uuid[] := array[]::uuid[];
 begin
   -- No plan_cache_mode of its own: it would be that of all that is called, and each alert's statements planned anew each time.
+
+  -- One at a time for an org, whatever the number of jobs and workers: a second could only wait.
+  if not pg_try_advisory_xact_lock(hashtext('job.evaluate_rules'), _org_id) then
+    return null;
+  end if;
   -- What somebody changes just now is passed over, and comes a little later.
   select array_agg(r order by r.id) into _rules
   from (
     select t.rule_id
     from obs.alert_rule_state t
-    where t.org_id = _org_id and t.next_evaluation_at <= _now
+    where t.org_id = _org_id and t.next_evaluation_at <= _now and (_rule_id is null or t.rule_id = _rule_id)
     order by t.next_evaluation_at, t.rule_id
     limit _limit
     for update skip locked
   ) as due
   join obs.alert_rule r on r.id = due.rule_id;
 
-  if _rules is not null then
-    for _delay, _part in
-      select r.evaluation_delay_seconds, array_agg(r) from unnest(_rules) as r group by r.evaluation_delay_seconds
+  for _delay, _part in
+    select r.evaluation_delay_seconds, array_agg(r) from unnest(_rules) as r group by r.evaluation_delay_seconds
+  loop
+    exit when _changes >= _most_changes;
+    for _row in
+      with open_alert as materialized (
+        select a.id, a.rule_id, a.group_labels
+        from obs.alert a
+        where a.rule_id in (select r.id from unnest(_part) as r) and a.status <> 'resolved'
+      )
+      select r as rule, e.group_labels, e.holds, e.value, e.has_data
+      from lib.evaluate_conditions(
+        _org_id, _part,
+        (select array_agg(o.rule_id order by o.id) from open_alert o), (select array_agg(o.group_labels order by o.id) from open_alert o),
+        _now - make_interval(secs => _delay)
+      ) as e
+      join unnest(_part) as r on r.id = e.rule_id
+      order by e.rule_id, e.group_labels
     loop
-      for _row in
-        with open_alert as materialized (
-          select a.id, a.rule_id, a.group_labels
-          from obs.alert a
-          where a.rule_id in (select r.id from unnest(_part) as r) and a.status <> 'resolved'
-        )
-        select r as rule, e.group_labels, e.holds, e.value, e.has_data
-        from lib.evaluate_conditions(
-          _org_id, _part,
-          (select array_agg(o.rule_id order by o.id) from open_alert o), (select array_agg(o.group_labels order by o.id) from open_alert o),
-          _now - make_interval(secs => _delay)
-        ) as e
-        join unnest(_part) as r on r.id = e.rule_id
-        order by e.rule_id, e.group_labels
-      loop
-        perform lib.advance_alert(_row.rule, _row.group_labels, _row.holds, _row.value, _row.has_data, _now);
-      end loop;
+      if lib.advance_alert(_row.rule, _row.group_labels, _row.holds, _row.value, _row.has_data, _now) then
+        _changes := _changes + 1;
+        exit when _changes >= _most_changes;
+      end if;
     end loop;
+    _done := _done || array(
+      select r.id from unnest(_part) as r where _changes < _most_changes or r.id < (_row.rule).id
+    );
+  end loop;
 
-    update obs.alert_rule_state t
-    set
-      next_evaluation_at = lib.slot_start(_org_id, r.interval_seconds, _now) + make_interval(secs => r.interval_seconds),
-      last_evaluation_at = _now,
-      last_evaluation_ms = extract(epoch from clock_timestamp() - _began) * 1000,
-      last_error = null
-    from unnest(_rules) as r
-    where t.rule_id = r.id;
-  end if;
+  -- A rule that was left in the middle stays due: what has been done of it is not done again.
+  update obs.alert_rule_state t
+  set
+    next_evaluation_at = lib.slot_start(_org_id, r.interval_seconds, _now) + make_interval(secs => r.interval_seconds),
+    last_evaluation_at = _now,
+    last_evaluation_ms = extract(epoch from clock_timestamp() - _began) * 1000,
+    last_error = null
+  from unnest(_rules) as r
+  where t.rule_id = r.id and r.id = any (_done);
   perform lib.schedule_rules(_org_id, _now);
   return coalesce(cardinality(_rules), 0);
 end
@@ -667,41 +695,40 @@ $$;
 comment on function job.evaluate_rules is
   'Looks at the conditions of those rules of an org that are due, at most _limit of them, the longest due first, and does what follows, all '
   'in one transaction: alerts, their history, the jobs that notify of them, the job of the next evaluation. Returns how many rules '
-  'were due. Rules of one interval are due at the same moments, so that they are evaluated together; those of another org at others.';
+  'were due, null when another is evaluating the org''s rules at this moment. Rules of one interval are due at the same moments, so that they are '
+  'evaluated together; those of another org at others.';
 
-create function job.fail_rule(_org_id int, _error text, _now timestamptz default now())
-returns uuid
-language plpgsql
+create function job.first_due_rule(_org_id int, _now timestamptz default now(), out rule_id uuid, out due int)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select (array_agg(t.rule_id order by t.next_evaluation_at, t.rule_id))[1], count(*)::int
+  from obs.alert_rule_state t
+  where t.org_id = _org_id and t.next_evaluation_at <= _now
+$$;
+comment on function job.first_due_rule is 'The rule of an org that has been due for longest, and how many are.';
+
+create function job.fail_rule(_rule_id uuid, _error text, _now timestamptz default now())
+returns void
+language sql
 volatile
 security definer
 set search_path = ''
 as $$
-declare
-  _rule_id uuid;
-begin
   update obs.alert_rule_state t
   set
-    next_evaluation_at = lib.slot_start(_org_id, r.interval_seconds, _now) + make_interval(secs => r.interval_seconds),
+    -- Others of its org have to wait while it is tried.
+    next_evaluation_at = _now + greatest(make_interval(secs => r.interval_seconds), interval '5 minutes'),
     last_evaluation_at = _now,
     last_evaluation_ms = null,
     last_error = left(_error, 1000)
-  from (
-    select t.rule_id
-    from obs.alert_rule_state t
-    where t.org_id = _org_id and t.next_evaluation_at <= _now
-    order by t.next_evaluation_at, t.rule_id
-    limit 1
-    for update skip locked
-  ) as due
-  join obs.alert_rule r on r.id = due.rule_id
-  where t.rule_id = due.rule_id
-  returning t.rule_id into _rule_id;
-  return _rule_id;
-end
+  from obs.alert_rule r
+  where t.rule_id = _rule_id and r.id = _rule_id and r.is_enabled
 $$;
 comment on function job.fail_rule is
-  'Notes that the rule which job.evaluate_rules with _limit 1 would evaluate cannot be evaluated, and passes over it until its next turn. Its '
-  'alerts stay as they are. Returns its id.';
+  'Notes that a rule cannot be evaluated; it is tried again after its interval, or five minutes where that is longer. Its alerts stay as they are.';
 
 create function api.test_rule(_org_id int, _fields jsonb, _start timestamptz, _end timestamptz)
 returns table (evaluations int, alerts jsonb)
@@ -780,12 +807,15 @@ begin
   )
   into alerts
   from jsonb_each(_open) as o;
+  select coalesce(jsonb_agg(a.value order by a.value ->> 'pending_at', a.ordinality), '[]')
+  into alerts
+  from jsonb_array_elements(alerts) with ordinality as a;
   return next;
 end
 $$;
 comment on function api.test_rule is
   'What a rule (columns of obs.alert_rule) would have done, had it been evaluated at _start and each interval after it before _end, with the samples there are now: its '
-  'alerts, in the order in which they ended, those that did not last. Stores nothing.';
+  'alerts, in the order in which they began. Stores nothing.';
 
 create function lib.replayed_alert(_alert obs.alert, _fired_at timestamptz, _ended_at timestamptz)
 returns jsonb

@@ -67,18 +67,25 @@ comment on function lib.window_end is
   'When the occurrence of a maintenance window ends that lasts at _now; null where none does. Each begins at the same reading of the clock in its time zone, '
   'whether summer time is in force or not, and lasts equally long; a monthly one passes over months that do not have its day.';
 
-create function lib.has_mutes(_org_id int, _now timestamptz)
-returns boolean
-language sql
+create function lib.list_silences(_org_id int, _now timestamptz)
+returns table (kind text, id uuid, name text, matchers jsonb, until timestamptz)
+language plpgsql
 stable
+set search_path = ''
 as $$
-  select exists (select from obs.silence s where s.org_id = _org_id and s.starts_at <= _now and s.ends_at > _now)
-    or exists (select from obs.maintenance_window w where w.org_id = _org_id and lib.window_end(w, _now) is not null)
-    or exists (
-      select from obs.alert a where a.org_id = _org_id and a.source = 'service' and a.status in ('firing', 'acknowledged')
-    )
+begin
+  return query
+  select 'silence', s.id, s.reason, s.matchers, s.ends_at
+  from obs.silence s
+  where s.org_id = _org_id and s.starts_at <= _now and s.ends_at > _now
+  union all
+  select 'maintenance_window', w.id, w.name, w.matchers, e.until
+  from obs.maintenance_window w
+  cross join lateral lib.window_end(w, _now) as e (until)
+  where w.org_id = _org_id and e.until is not null;
+end
 $$;
-comment on function lib.has_mutes is 'Whether anything of an org can mute alerts at _now: lib.list_mutes of each of thousands need not be asked where nothing can.';
+comment on function lib.list_silences is 'The silences and maintenance windows of an org that are in force at _now, and until when.';
 
 create function lib.list_mutes(_alert obs.alert, _now timestamptz)
 returns table (kind text, id uuid, name text, until timestamptz)
@@ -90,14 +97,9 @@ declare
   _labels constant jsonb := lib.alert_labels(_alert);
 begin
   return query
-  select 'silence', s.id, s.reason, s.ends_at
-  from obs.silence s
-  where s.org_id = _alert.org_id and s.starts_at <= _now and s.ends_at > _now and lib.matches_all(s.matchers, _labels)
-  union all
-  select 'maintenance_window', w.id, w.name, e.until
-  from obs.maintenance_window w
-  cross join lateral lib.window_end(w, _now) as e (until)
-  where w.org_id = _alert.org_id and e.until is not null and lib.matches_all(w.matchers, _labels)
+  select s.kind, s.id, s.name, s.until
+  from lib.list_silences(_alert.org_id, _now) s
+  where lib.matches_all(s.matchers, _labels)
   union all
   -- A service that is down mutes what is less severe about it.
   select 'alert', a.id, a.name, null
@@ -109,6 +111,62 @@ end
 $$;
 comment on function lib.list_mutes is
   'What keeps an alert from being notified of at _now: silences, maintenance windows, the alert that its service is unhealthy where that is more severe (no until then).';
+
+create function lib.mute_members(
+  _group obs.notification_group,
+  _now timestamptz,
+  out alert_ids uuid[],
+  out names text[],
+  out until timestamptz
+)
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  _ids uuid[];
+  _labels jsonb[];
+  _silence record;
+  _matching uuid[];
+begin
+  alert_ids := array(
+    select a.id
+    from obs.notification_member m
+    join obs.alert a on a.id = m.alert_id
+    where m.group_id = _group.id and a.status <> 'resolved' and exists (
+      select
+      from obs.alert s
+      where s.org_id = _group.org_id and s.service_name = a.service_name and s.source = 'service'
+        and s.status in ('firing', 'acknowledged')
+        and lib.severity_rank(s.severity) > lib.severity_rank(a.severity)
+    )
+  );
+  names := array_fill('its service is unhealthy'::text, array[cardinality(alert_ids)]);
+  -- When the service will be well again nobody knows: soon is looked again.
+  until := case when cardinality(alert_ids) > 0 then _now + interval '30 seconds' end;
+  for _silence in select s.kind, s.name, s.matchers, s.until from lib.list_silences(_group.org_id, _now) s loop
+    if _ids is null then
+      select array_agg(a.id), array_agg(lib.alert_labels(a)) into _ids, _labels
+      from obs.notification_member m
+      join obs.alert a on a.id = m.alert_id
+      where m.group_id = _group.id and a.status <> 'resolved';
+      exit when _ids is null;
+    end if;
+    -- One silence after the other with all alerts, so that a pattern is compiled once.
+    _matching := array(
+      select m.id from unnest(_ids, _labels) as m (id, labels) where lib.matches_all(_silence.matchers, m.labels)
+    );
+    if cardinality(_matching) > 0 then
+      alert_ids := alert_ids || _matching;
+      names := names || array_fill(replace(_silence.kind, '_', ' ') || ': ' || _silence.name, array[cardinality(_matching)]);
+      until := least(until, _silence.until);
+    end if;
+  end loop;
+end
+$$;
+comment on function lib.mute_members is
+  'Which alerts of a group are muted at _now, as lib.list_mutes says of each, by what (names[i] mutes alert_ids[i]), and when to look again at the '
+  'latest; null where none is.';
 
 create function lib.muted_until(_alert obs.alert, _now timestamptz)
 returns timestamptz

@@ -76,7 +76,7 @@ export async function sendEmail({ channel, message, egress, smtp, signal }: Deli
     },
   });
   try {
-    const info = await transport.sendMail({ ...mail(message, from || smtp.from, to), signal });
+    const info = await transport.sendMail({ ...mail(message, (smtp_url && from) || smtp.from, to), signal });
     const refused = (info.rejectedErrors ?? []).map(
       ({ recipient, response }) => `; refused for ${recipient}: ${response}`,
     );

@@ -152,6 +152,9 @@ const ruleSchema = z
       .string()
       .nullable()
       .openapi({ description: 'Why it could not be evaluated; null when it could' }),
+    series_count: z.number().int().nullable().openapi({
+      description: 'How many series its aggregates match just now, of none it hears nothing; null in lists',
+    }),
     alerts: z.strictObject({
       pending: z.number().int(),
       firing: z.number().int(),
@@ -186,6 +189,7 @@ export function ruleFields(
 function toShown(row: Row): z.infer<typeof ruleSchema> {
   const {
     tree: _tree,
+    reported_as: _reportedAs,
     label_templates: _labels,
     annotation_templates: _annotations,
     for_seconds,
@@ -289,7 +293,7 @@ export function alertRuleRoutes(dependencies: RouteDependencies) {
         throw invalid([
           {
             path: 'interval_seconds',
-            message: `${Math.ceil(seconds / interval_seconds)} evaluations are more than ${maxEvaluations}: make it longer, or the range shorter`,
+            message: `${Math.ceil(seconds / interval_seconds)} evaluations are more than ${maxEvaluations}: make it ${Math.ceil(seconds / maxEvaluations)} or more, or the range shorter`,
           },
         ]);
       const [row] = await sql<{ evaluations: number; alerts: z.infer<typeof replaySchema>['alerts'] }[]>`

@@ -64,7 +64,7 @@ const alertDetailSchema = z
         at: z.iso.datetime(),
         event: z.string().openapi({
           description:
-            'The status that it led to, or note, updated, escalated, notification_failed, flapping, stable, dependency_unhealthy, which change none',
+            'The status that it led to, or note, updated, escalated, muted, unmuted, notification_failed, flapping, stable, dependency_unhealthy, which change none',
           example: 'acknowledged',
         }),
         from_status: z.string().nullable(),
@@ -85,6 +85,10 @@ const alertDetailSchema = z
         }),
       )
       .openapi({ description: 'Why nobody is notified of it at this moment' }),
+    channels: z.array(z.string()).openapi({
+      description:
+        'The channels that were or will be told of it; empty where the routing of none that is enabled lets it pass',
+    }),
   })
   .openapi('AlertDetail');
 const alertListSchema = z
@@ -254,12 +258,20 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     async (c) => {
       refuseQuery(c);
       const [row] = isUuid(c.req.param('id') ?? '')
-        ? await sql<{ alert: object; events: object[]; notifications: object[]; muted_by: object[] }[]>`
+        ? await sql<
+            {
+              alert: object;
+              events: object[];
+              notifications: object[];
+              muted_by: object[];
+              channels: string[];
+            }[]
+          >`
             select * from api.get_alert(${c.var.principal.orgId}, ${c.req.param('id')!}::text::uuid)`
         : [];
       if (!row) throw noAlert();
-      const { alert, events, notifications, muted_by } = row;
-      return c.json({ ...alert, events, notifications, muted_by });
+      const { alert, ...details } = row;
+      return c.json({ ...alert, ...details });
     },
   );
 

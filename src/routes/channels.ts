@@ -23,11 +23,14 @@ import { notificationSchema } from './notifications.ts';
 const types = ['webhook', 'slack', 'email', 'alertmanager'] as const;
 type ChannelType = (typeof types)[number];
 
+// Stored in its normal form, of which SQL knows where the secrets are.
 const url = (...schemes: string[]) =>
-  text(2048).refine(
-    (value) => URL.canParse(value) && schemes.includes(new URL(value).protocol),
-    `expected a URL that starts with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}`,
-  );
+  text(2048)
+    .refine(
+      (value) => URL.canParse(value) && schemes.includes(new URL(value).protocol),
+      `expected a URL that starts with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}`,
+    )
+    .transform((value) => (URL.canParse(value) ? new URL(value).href : value));
 const webUrl = url('http:', 'https:').refine(
   (value) => !URL.canParse(value) || (new URL(value).username === '' && new URL(value).password === ''),
   'must not hold credentials',
@@ -220,6 +223,11 @@ export function channelRoutes(dependencies: ChannelDependencies) {
     changes: Record<string, unknown>,
     shown: Record<string, unknown>,
   ) {
+    for (const [name, value] of Object.entries(changes))
+      if (typeof value === 'string' && value.includes(mask) && value !== shown[name])
+        throw invalid([
+          { path: `config.${name}`, message: `${mask} stands for what is stored: give all of it anew` },
+        ]);
     // Of headers each by itself: see lib.change_config.
     const isKept = (value: unknown) => typeof value === 'string' && value.includes(mask);
     const given = Object.fromEntries(Object.entries(changes).filter(([, value]) => !isKept(value)));
@@ -263,6 +271,17 @@ export function channelRoutes(dependencies: ChannelDependencies) {
           before && given.config
             ? changedConfig(type, given.config, before.config as Record<string, unknown>)
             : given.config;
+        if (!before && config && JSON.stringify(config).includes(mask))
+          throw invalid([
+            { path: 'config', message: `${mask} stands for what is stored, and nothing is yet` },
+          ]);
+        if (type === 'email' && config && 'from' in config && config.from && !(config.smtp_url ?? before))
+          throw invalid([
+            {
+              path: 'config.from',
+              message: 'goes with a smtp_url: the sender of the deployment is SMTP_FROM',
+            },
+          ]);
         if (config) checkConfig(config, before ? 'webhook' : type);
         if (before && config && type === 'email' && !hasSmtp && 'smtp_url' in config && !config.smtp_url)
           throw invalid([

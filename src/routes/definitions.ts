@@ -215,7 +215,7 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
       security,
       summary: `Delete ${a} ${noun}`,
       request: { params: idParams },
-      responses: responses(204, 'It is gone', null, [400, 401, 403, 404, 503]),
+      responses: responses(204, 'It is gone', null, [400, 401, 403, 404, 409, 503]),
     }),
     permit('operate'),
     async (c) => {

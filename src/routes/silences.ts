@@ -19,6 +19,10 @@ const newSilenceSchema = z
     author: silenceFields.author.optional(),
     reason: silenceFields.reason.optional(),
   })
+  .refine(({ ends_at }) => typeof ends_at !== 'string' || Date.parse(ends_at) > Date.now(), {
+    path: ['ends_at'],
+    message: 'must be in the future',
+  })
   .openapi('NewSilence');
 const silenceChangesSchema = z.strictObject(partial(silenceFields)).openapi('SilenceChanges');
 const silenceSchema = z

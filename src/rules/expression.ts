@@ -152,7 +152,11 @@ function tokenize(text: string): Token[] {
       throw new ExpressionError(
         text,
         offset,
-        broken ? 'a number such as 1000 or 0.5, or a duration such as 5m' : 'a name, number or operator',
+        broken
+          ? 'a number such as 1000 or 0.5, or a duration such as 5m or 1h30m'
+          : ['&', '|', '!'].includes(character!)
+            ? 'and, or, or another comparison'
+            : 'a name, number or operator',
         quoted(broken ?? character!),
       );
     }
@@ -218,8 +222,8 @@ const precedence: Record<string, number> = {
 export function parseRule(text: string): Rule {
   const parser = createParser(text);
   const { condition, by } = parser.condition();
-  const forSeconds = parser.takeWord('for') ? parser.duration('a duration such as 5m', 0) : 0;
-  parser.end('and, or, an operator, for, or the end');
+  const forSeconds = parser.takeFor() ? parser.duration('a duration such as 5m', 0) : 0;
+  parser.end(parser.hasFor() ? 'the end: for comes last' : 'and, or, an operator, for, or the end');
   // A window that is not given is as long as the condition has to hold.
   const selectors = parser.selectors.map(({ window_seconds, ...selector }) => ({
     ...selector,
@@ -354,6 +358,7 @@ function createParser(text: string) {
     if (selectors.length === expressionLimits.selectors)
       fail(`at most ${expressionLimits.selectors} aggregates`);
     const metric = name('the name of a metric');
+    if (isSymbol('(')) fail('the name of a metric: aggregates do not nest', tokens[position - 1]);
     const matchers: Matcher[] = [];
     if (takeSymbol('{') && !takeSymbol('}')) {
       do {
@@ -378,7 +383,7 @@ function createParser(text: string) {
     const start = token.offset;
     const aggregation = aggregations.find((known) => known === word);
     if (!aggregation && word !== 'absent') {
-      const isCall = tokens[position + 1]?.text === '(';
+      const isCall = ['(', 'by'].includes(tokens[position + 1]?.text.toLowerCase() ?? '');
       fail(
         isCall
           ? `one of the aggregates ${aggregations.join(', ')}, absent`
@@ -504,7 +509,13 @@ function createParser(text: string) {
     if (peek().kind !== 'end') fail(expected);
   }
 
-  return { selectors, condition, matcher, duration, takeWord, end };
+  let isForTaken = false;
+  function takeFor(): boolean {
+    isForTaken = takeWord('for');
+    return isForTaken;
+  }
+
+  return { selectors, condition, matcher, duration, takeFor, hasFor: () => isForTaken, end };
 }
 
 /**

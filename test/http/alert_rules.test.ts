@@ -86,6 +86,7 @@ describe('a rule', () => {
       last_evaluation_at: null,
       last_evaluation_ms: null,
       last_error: null,
+      series_count: 0,
       alerts: { pending: 0, firing: 0, acknowledged: 0 },
     });
     expect(Math.abs(Date.parse(created_at) - Date.now())).toBeLessThan(10_000);
@@ -371,7 +372,7 @@ describe('a rule and its alerts', () => {
   test('that could not be evaluated says why, until it is changed', async () => {
     const org = await useOrg('failing');
     const { body: rule } = await make('fails', 'avg(x) > 1', {}, org.call);
-    await api.sql`select job.fail_rule(${org.orgId}, 'it took too long', ${org.at(0)})`;
+    await api.sql`select job.fail_rule(${rule.id}, 'it took too long', ${org.at(0)})`;
     expect((await get(rule.id, org.call)).body).toMatchObject({
       last_error: 'it took too long',
       last_evaluation_at: org.at(0).toISOString(),
@@ -426,7 +427,7 @@ describe('the list', () => {
 
   test('shows each as it is shown by itself', async () => {
     const [rule] = (await list('?q=list%209')).alert_rules;
-    expect((await get(rule.id, call)).body).toEqual(rule);
+    expect((await get(rule.id, call)).body).toEqual({ ...rule, series_count: 0 });
   });
 
   test.each([
@@ -845,7 +846,7 @@ describe('a replay', () => {
       expect(refused.body.errors).toEqual([
         {
           path: 'interval_seconds',
-          message: '3001 evaluations are more than 3000: make it longer, or the range shorter',
+          message: '3001 evaluations are more than 3000: make it 6 or more, or the range shorter',
         },
       ]);
       // By default each 30 s.

@@ -429,7 +429,7 @@ const aMetric = 'a condition on a metric, such as avg(response_time_ms) > 1000';
 const anOperand = 'an aggregate such as avg(response_time_ms), a number or "("';
 const anEnd = 'and, or, an operator, for, or the end';
 const aLexeme = 'a name, number or operator';
-const aNumeral = 'a number such as 1000 or 0.5, or a duration such as 5m';
+const aNumeral = 'a number such as 1000 or 0.5, or a duration such as 5m or 1h30m';
 const aComparison = 'a comparison, such as > 1000';
 const anAggregate = `one of the aggregates ${aggregations.join(', ')}, absent`;
 const inOrder = 'a duration in w, d, h, m and s, the larger before the smaller, such as 1h30m';
@@ -474,17 +474,18 @@ describe('wrong expressions', () => {
     // What follows a condition.
     ['avg(x) > 1 ‸max(y)', anEnd],
     ['avg(x) > 1‸)', anEnd],
-    ['avg(x) > 1 for 5m ‸for 5m', anEnd],
-    ['avg(x) > 1 for 5m ‸and absent(y)', anEnd],
+    ['avg(x) > 1 for 5m ‸for 5m', 'the end: for comes last'],
+    ['avg(x) > 1 for 5m ‸and absent(y)', 'the end: for comes last'],
     ['(avg(x) > 1 ‸for 5m)', 'an operator or ")"'],
     ['avg(x) > 1 ‸"a"', anEnd],
     // Operators.
     ['avg(x) ‸= 1', '"==" (a single = is for matchers)'],
     ['avg(x) ‸=~ "a"', aComparison],
     ['avg(x) > ‸= 1', anOperand],
-    ['avg(x) ‸! 1', aLexeme],
-    ['avg(x) > 1 ‸&& absent(y)', aLexeme],
-    ['avg(x) > 1 ‸|| absent(y)', aLexeme],
+    ['sum(‸rate(x[5m])) > 1', 'the name of a metric: aggregates do not nest'],
+    ['avg(x) ‸! 1', 'and, or, or another comparison'],
+    ['avg(x) > 1 ‸&& absent(y)', 'and, or, or another comparison'],
+    ['avg(x) > 1 ‸|| absent(y)', 'and, or, or another comparison'],
     ['‸not absent(x)', 'an aggregate of a metric, such as avg(not)'],
     ['avg(x) > ‸* 2', anOperand],
     ['avg(x) > 1 ‸unless absent(y)', anEnd],

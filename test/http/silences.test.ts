@@ -101,11 +101,12 @@ describe('a silence', () => {
 
   test('is active while it lasts', async () => {
     const call = await theirs('active');
-    const past = await make(
-      '/silences',
-      silence({ starts_at: at(-hourMs), ends_at: at(-1000), reason: 'past' }),
-      call,
-    );
+    const over = silence({ starts_at: at(-hourMs), ends_at: at(-1000), reason: 'past' });
+    expect((await make('/silences', over, call)).body.errors).toEqual([
+      { path: 'ends_at', message: 'must be in the future' },
+    ]);
+    const past = await make('/silences', { ...over, ends_at: at(hourMs) }, call);
+    past.body = (await patch(`/silences/${past.body.id}`, { ends_at: at(-1000) }, call)).body;
     const now = await make('/silences', silence({ starts_at: at(-hourMs), reason: 'now' }), call);
     const ahead = await make('/silences', silence({ starts_at: at(60_000), reason: 'ahead' }), call);
     expect([past, now, ahead].map(({ body }) => body.active)).toEqual([false, true, false]);
@@ -542,7 +543,10 @@ describe('an escalation', () => {
     const upper = [{ after_minutes: 1, channel_ids: [channel.id.toUpperCase()] }];
     const { status, body } = await make('/escalations', { name: 'outlives', steps: upper });
     expect([status, body.steps]).toEqual([201, steps]);
-    await remove(`/channels/${channel.id}`);
+    const refused = await remove(`/channels/${channel.id}`);
+    expect([refused.status, refused.body.code]).toEqual([409, 'in_use']);
+    // As it was in the way of a change, which it should not be.
+    await api.sql`delete from obs.channel where id = ${channel.id}`;
     const patched = await patch(`/escalations/${body.id}`, { enabled: false });
     expect([patched.status, patched.body.enabled]).toEqual([200, false]);
     expect((await patch(`/escalations/${body.id}`, { steps })).status).toBe(400);
@@ -854,7 +858,7 @@ describe('the summary of GET /alerts', () => {
       firing: 1,
       acknowledged: 1,
       resolved: 3,
-      pending: 0,
+      pending: 2,
       mean_time_to_acknowledge_seconds: 30,
       mean_time_to_resolve_seconds: 210,
     });

@@ -621,17 +621,21 @@ describe('grouping', () => {
     expect(last!.alerts).toHaveLength(2);
   });
 
-  test('a message holds a hundred alerts at most, and says how many more there are', async () => {
+  test('a message holds a hundred alerts at most, says how many more there are, and another tells of those', async () => {
     const story = begin();
     await story.channel('hook', { group_by: [] });
     for (let i = 0; i < 120; i++) await story.open(`alert ${i}`, i === 119 ? 'critical' : 'info', 0);
-    const [message] = await story.deliver(0);
+    const [message, next] = await story.deliver(0);
     expect(message!.alerts).toHaveLength(100);
     expect(message!.alerts[0]).toMatchObject({ name: 'alert 119' });
     expect(message).toMatchObject({ truncated_alerts: 20, summary: { firing: 120, resolved: 0 } });
-    const [told] = await database.sql`
-      select count(*)::int as n from obs.notification_alert where org_id = ${orgId}`;
-    expect(told!.n).toBe(120);
+    const told = (sent: Sent) => sent.alerts.map(({ name }) => name);
+    expect(new Set([...told(message!), ...told(next!)]).size).toBe(120);
+    // One that was told of in the second is told of when it is over, too.
+    const last = told(next!).find((name) => !told(message!).includes(name))!;
+    await story.change('resolved', 1, last);
+    const [end] = await story.deliver(1);
+    expect(end!.alerts.filter(({ status }) => status === 'resolved').map(({ name }) => name)).toEqual([last]);
   });
 });
 
@@ -1005,8 +1009,9 @@ describe('jobs', () => {
     await expect(worker`select job.evaluate_rules(${orgId}, ${story.at(0)}, 1)`).rejects.toMatchObject({
       code: '22023',
     });
-    const [failed] = await worker`select job.fail_rule(${orgId}, 'nonsense', ${story.at(0)}) as id`;
-    expect(failed!.id).toBe(bad);
+    const [first] = await worker`select * from job.first_due_rule(${orgId}, ${story.at(0)})`;
+    expect(first).toEqual({ rule_id: bad, due: 2 });
+    await worker`select job.fail_rule(${bad}, 'nonsense', ${story.at(0)})`;
     const [row] = await worker`select job.evaluate_rules(${orgId}, ${story.at(0)}) as n`;
     expect(row!.n).toBe(1);
     const states = await database.sql`

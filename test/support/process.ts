@@ -39,8 +39,10 @@ export async function startService(kind: 'api' | 'worker', env: Record<string, s
   const deadline = Date.now() + 20_000;
   let match = pattern.exec(output);
   while (!match) {
-    if (child.exitCode !== null || Date.now() > deadline)
+    if (child.exitCode !== null || Date.now() > deadline) {
+      child.kill('SIGKILL');
       throw new Error(`${kind} did not start:\n${output}`);
+    }
     await sleep(10);
     match = pattern.exec(output);
   }

@@ -20,10 +20,12 @@ create table obs.alert_rule (
   label_templates jsonb not null check (jsonb_typeof(label_templates) = 'object'),
   annotation_templates jsonb not null check (jsonb_typeof(annotation_templates) = 'object'),
   is_enabled boolean not null,
+  reported_as text,
   created_by text not null,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  unique (org_id, name)
+  unique (org_id, name),
+  unique (org_id, reported_as)
 );
 comment on table obs.alert_rule is 'A condition on metrics that is looked at again and again, and opens alerts.';
 comment on column obs.alert_rule.expression is 'The rule as people read it, in canonical form. Evaluated is its tree.';
@@ -33,6 +35,8 @@ comment on column obs.alert_rule.evaluation_delay_seconds is 'How far behind the
 comment on column obs.alert_rule.keep_firing_for_seconds is 'How long the condition has to be gone before an alert is resolved.';
 comment on column obs.alert_rule.no_data is
   'What a group of series without samples in its window means: ok, the condition does not hold; keep, nothing changes; alert, it holds.';
+comment on column obs.alert_rule.reported_as is
+  'Of a rule that came with an alert: the name, service and labels of that, by which it is found when they are reported again.';
 comment on column obs.alert_rule.label_templates is 'Of each label its template in parts, see lib.render_template; annotation_templates likewise.';
 
 -- Apart from the definition, since it changes with each evaluation.
@@ -78,6 +82,10 @@ comment on column obs.alert.escalation is 'The policy that it follows, as it was
 comment on column obs.alert.escalation_step is 'How many steps of its escalation were taken.';
 comment on column obs.alert.escalate_at is 'When the next step is due, unless somebody acknowledges it before.';
 create index alert_rule_open on obs.alert (rule_id) where status <> 'resolved';
+-- For the foreign key, and for what is to be purged.
+create index alert_rule_id on obs.alert (rule_id) where rule_id is not null;
+create index alert_fingerprint on obs.alert (org_id, fingerprint, resolved_at) where status = 'resolved';
+create index alert_resolved_at on obs.alert (resolved_at) where status = 'resolved';
 create index alert_escalate_at on obs.alert (escalate_at) where escalate_at is not null;
 -- What mutes others: see lib.list_mutes.
 create index alert_service_open on obs.alert (org_id, service_name) where source = 'service' and status <> 'resolved';
@@ -99,6 +107,8 @@ grant delete on obs.alert to obs_api_definer;
 revoke delete on obs.alert from obs_api_definer;
 delete from obs.alert where source = 'rule' or status = 'pending';
 drop index obs.alert_service_open;
+drop index obs.alert_fingerprint;
+drop index obs.alert_resolved_at;
 alter table obs.alert
   drop column escalate_at,
   drop column escalation_step,

@@ -102,11 +102,13 @@ create table obs.notification_member (
   sent_status text check (sent_status = 'firing'),
   sent_severity text,
   is_urged boolean not null default false,
+  is_muted boolean not null default false,
   primary key (group_id, alert_id)
 );
 comment on table obs.notification_member is 'An alert of a group, until it has been told that it is resolved.';
 comment on column obs.notification_member.sent_status is 'What the channel was told of it last; null: nothing yet.';
 comment on column obs.notification_member.is_urged is 'It is to be told again, whatever was told before: a step of its escalation.';
+comment on column obs.notification_member.is_muted is 'It was muted when the group was looked at last.';
 create index notification_member_alert_id on obs.notification_member (alert_id);
 
 create table obs.notification (
@@ -134,7 +136,9 @@ comment on column obs.notification.status is 'pending until it is delivered, or 
 comment on column obs.notification.claimed_until is 'A worker is at it; if it is not back by then, it died, and another tries again.';
 create index notification_created_at on obs.notification (org_id, created_at desc, id desc);
 create index notification_next_attempt_at on obs.notification (next_attempt_at) where status = 'pending';
-create index notification_group_id on obs.notification (group_id, created_at) where status = 'pending';
+create index notification_group_id on obs.notification (group_id, created_at);
+create index notification_channel_id on obs.notification (channel_id, created_at desc, id desc);
+create index notification_settled_at on obs.notification (settled_at) where status <> 'pending';
 
 create table obs.notification_alert (
   notification_id uuid not null references obs.notification on delete cascade,

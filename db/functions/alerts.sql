@@ -10,6 +10,9 @@ returns obs.alert
 language plpgsql
 volatile
 set search_path = ''
+-- Rows are found by their keys. A plan that was made while there were few would read the whole table for each of thousands of alerts
+-- of one transaction.
+set enable_seqscan = 'off'
 as $$
 declare
   _alert obs.alert;
@@ -108,6 +111,8 @@ create function lib.open_alert(
 language plpgsql
 volatile
 set search_path = ''
+-- As lib.transition_alert.
+set enable_seqscan = 'off'
 as $$
 declare
   _before obs.alert;

@@ -198,28 +198,27 @@ declare
   _is_forgetful constant boolean := _channel.type = 'alertmanager';
   _id constant uuid := gen_random_uuid();
   _mutes record;
-  _count int;
+  _changed record;
   _is_repeat boolean;
   _state record;
 begin
   _mutes := lib.mute_members(_group, _now);
-  with changed as (
+  for _changed in
     update obs.notification_member m
     set is_muted = not m.is_muted
-    where m.group_id = _group.id and m.is_muted <> (m.alert_id = any (_mutes.alert_ids))
-    returning m.alert_id, m.is_muted
-  )
-  select count(lib.note_alert(
-    a, case when c.is_muted then 'muted' else 'unmuted' end, a.status, 'worker', null,
-    jsonb_strip_nulls(jsonb_build_object(
-      'channel', _channel.name, 'by', case when c.is_muted then _mutes.names[array_position(_mutes.alert_ids, a.id)] end
-    )),
-    _now
-  ))
-  into _count
-  from changed c
-  join obs.alert a on a.id = c.alert_id
-  where a.status <> 'resolved';
+    from obs.alert a
+    where m.group_id = _group.id and m.is_muted <> (m.alert_id = any (_mutes.alert_ids)) and a.id = m.alert_id
+    returning a as alert, m.is_muted
+  loop
+    perform lib.note_alert(
+      _changed.alert, case when _changed.is_muted then 'muted' else 'unmuted' end, (_changed.alert).status, 'worker', null,
+      jsonb_strip_nulls(jsonb_build_object(
+        'channel', _channel.name,
+        'by', case when _changed.is_muted then _mutes.names[array_position(_mutes.alert_ids, (_changed.alert).id)] end
+      )),
+      _now
+    );
+  end loop;
   _is_repeat := _group.notified_at + make_interval(secs => _channel.repeat_interval_seconds) <= _now;
   if _is_repeat and _is_forgetful then
     update obs.notification_member set is_urged = true where group_id = _group.id and sent_status is not null;

@@ -561,8 +561,13 @@ returns boolean
 language plpgsql
 volatile
 set search_path = ''
+-- Rows are found by their keys. A plan that was made while there were few would read the whole table for each of thousands of alerts
+-- of one transaction.
+set enable_seqscan = 'off'
 as $$
 declare
+  -- As a variable, so that the index is searched for it instead of computing it for each alert.
+  _fingerprint constant text := lib.rule_fingerprint(_rule.id, _group_labels);
   _alert obs.alert;
   _next text;
   _details constant jsonb := jsonb_strip_nulls(jsonb_build_object('value', _value, 'no_data', nullif(not _has_data, false)));
@@ -570,7 +575,7 @@ begin
   -- Whoever acknowledges or resolves it now is waited for.
   select * into _alert
   from obs.alert a
-  where a.org_id = _rule.org_id and a.fingerprint = lib.rule_fingerprint(_rule.id, _group_labels) and a.status <> 'resolved'
+  where a.org_id = _rule.org_id and a.fingerprint = _fingerprint and a.status <> 'resolved'
   for no key update;
   _next := lib.next_alert_status(
     coalesce(_alert.status, 'inactive'), _holds, _alert.active_since, _alert.keep_firing_since,

@@ -3,6 +3,8 @@
 import postgres from 'postgres';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { parseConfig } from '../../src/config.ts';
+import { expressionFields } from '../../src/routes/expressions.ts';
+import { parseRule } from '../../src/rules/expression.ts';
 import { useDatabase } from '../support/database.ts';
 import { jwtSecret } from '../support/process.ts';
 import { type Fate, type Sent, tell } from '../support/story.ts';
@@ -1020,5 +1022,186 @@ describe('jobs', () => {
       [good, null],
       [bad, 'nonsense'],
     ]);
+  });
+});
+
+describe('what must not get lost', () => {
+  const told = (sent: Sent[]) =>
+    sent.flatMap(({ alerts }) => alerts.map(({ name, status }) => `${name} ${status}`));
+
+  test('a channel that is enabled again hears of what came meanwhile, and of ends', async () => {
+    const story = begin();
+    const hook = await story.channel('hook', { group_by: [] });
+    await story.open('before', 'warning', 0);
+    await story.deliver(0);
+    await story.open('between', 'warning', 1);
+    await story.put('channel', { is_enabled: false }, hook);
+    await story.change('resolved', 2, 'before');
+    expect(await story.deliver(2)).toEqual([]);
+    await story.put('channel', { is_enabled: true }, hook);
+    // As soon as it is looked at: now, as the clock has it.
+    await database.sql`update obs.notification_group set flush_at = ${story.at(3)} where org_id = ${orgId} and flush_at is not null`;
+    expect(told(await story.deliver(3))).toEqual(['between firing', 'before resolved']);
+  });
+
+  test('what nobody could be told of is told again later, and its end only to who knows of it', async () => {
+    const story = begin();
+    await story.channel('hook', { max_attempts: 1, group_by: [] });
+    await story.open('unheard', 'warning', 0);
+    await story.open('over', 'warning', 0);
+    const [{ id }] =
+      (await database.sql`select id from obs.notification_group where org_id = ${orgId}`) as unknown as [
+        { id: string },
+      ];
+    const [claimed] = await worker<{ notification_id: string }[]>`
+      select * from job.claim_notification(${id}::text::bigint, null, ${story.at(0)})`;
+    await worker`select job.finish_attempt(${claimed!.notification_id}, 1, false, 500, 1, 'away', null, false, null, ${story.at(0)})`;
+    expect(await story.deliver(14)).toEqual([]);
+    // With the next word of the group, or a quarter of an hour later.
+    await story.change('resolved', 14, 'over');
+    expect(told(await story.deliver(15))).toEqual(['unheard firing']);
+    await story.change('resolved', 16, 'unheard');
+    expect(told(await story.deliver(16))).toEqual(['unheard resolved']);
+  });
+
+  test('that an alert was muted, by what, and until when, is in its history', async () => {
+    const story = begin();
+    await story.channel('hook');
+    await story.put('silence', {
+      matchers: story.matchers('alertname="a"'),
+      starts_at: story.at(0),
+      ends_at: story.at(3),
+      reason: 'known',
+    });
+    const id = await story.open('a', 'warning', 1);
+    await story.deliver(1);
+    await story.deliver(2);
+    await story.deliver(3);
+    const events = await database.sql`
+      select event, details, at from obs.alert_event where alert_id = ${id} and event ~ 'muted' order by id`;
+    expect(events).toEqual([
+      { event: 'muted', details: { channel: 'hook', by: 'silence: known' }, at: story.at(1) },
+      { event: 'unmuted', details: { channel: 'hook' }, at: story.at(3) },
+    ]);
+  });
+
+  test('the earlier of two times that are asked for at once', async () => {
+    const runAt = async () =>
+      (
+        await database.sql<
+          { run_at: Date }[]
+        >`select run_at from graphile_worker.jobs where key = ${`evaluate:${orgId}`}`
+      )[0]!.run_at;
+    const [soon, late] = ['2030-01-01T00:00:00Z', '2031-01-01T00:00:00Z'].map((time) => new Date(time)) as [
+      Date,
+      Date,
+    ];
+    for (const [first, second] of [
+      [soon, late],
+      [late, soon],
+    ] as const) {
+      await database.sql`delete from graphile_worker._private_jobs`;
+      const other = postgres(database.url, { max: 1, onnotice: () => {} });
+      let added: Promise<unknown> | undefined;
+      await database.sql.begin(async (sql) => {
+        await sql`select queue.evaluate(${orgId}, ${first})`;
+        added = Promise.resolve(other`select queue.evaluate(${orgId}, ${second})`);
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      });
+      await added;
+      await other.end();
+      expect(await runAt()).toEqual(soon);
+    }
+    // One that waits for later than it should counts as lost.
+    await database.sql`delete from graphile_worker._private_jobs`;
+    await database.sql`select queue.evaluate(${orgId}, ${late})`;
+    await begin().rule('hot', hot);
+    await database.sql`delete from graphile_worker._private_jobs`;
+    await database.sql`select queue.evaluate(${orgId}, ${late})`;
+    await worker`select job.heal_alerts(now() + interval '1 minute')`;
+    expect((await runAt()).getTime()).toBeLessThan(soon.getTime());
+  });
+
+  test('one evaluation of an org at a time; another leaves at once', async () => {
+    const story = begin();
+    await story.rule('hot', hot);
+    await database.sql.begin(async (sql) => {
+      await sql`select job.evaluate_rules(${orgId}, ${story.at(1)})`;
+      const [row] = await worker`select job.evaluate_rules(${orgId}, ${story.at(1)}) as n`;
+      expect(row!.n).toBeNull();
+    });
+  });
+
+  test('nothing is earlier than what it follows, however long its transaction waited', async () => {
+    const story = begin();
+    const id = await story.open('a', 'warning', 0);
+    await database.sql`select lib.transition_alert(${id}, 'acknowledged', 'me', null, '{}', ${story.at(5)})`;
+    await database.sql`select lib.transition_alert(${id}, 'resolved', 'me', null, '{}', ${story.at(3)})`;
+    await story.open('a', 'warning', 2);
+    const alerts = await database.sql`
+      select started_at, acknowledged_at, resolved_at from obs.alert where org_id = ${orgId} order by started_at, resolved_at nulls last`;
+    expect(alerts).toEqual([
+      { started_at: story.at(0), acknowledged_at: story.at(5), resolved_at: story.at(5) },
+      { started_at: story.at(5), acknowledged_at: null, resolved_at: null },
+    ]);
+  });
+
+  test('a severity that an escalation raised, when the alert is reported again', async () => {
+    const story = begin();
+    await story.open('a', 'warning', 0);
+    await story.work(60);
+    await story.open('a', 'warning', 61);
+    const [alert] = await database.sql`select severity from obs.alert where org_id = ${orgId}`;
+    expect(alert!.severity).toBe('critical');
+  });
+
+  test('steps of an escalation that are late come as far apart as they are meant to', async () => {
+    const story = begin();
+    await story.channel('hook');
+    await story.open('a', 'critical', 0);
+    await story.deliver(0);
+    // 15, 30 and 60 minutes are meant; the worker was away for two hours.
+    const steps: number[] = [];
+    for (let minute = 120; minute < 220; minute += 5) {
+      await story.work(minute);
+      if ((await story.deliver(minute)).length > 0) steps.push(minute);
+    }
+    expect(steps).toEqual([120, 135, 165]);
+  });
+
+  test('alerts of groups that a changed rule does not have any more', async () => {
+    const story = begin();
+    const rule = await story.rule('hot', 'max by (host) (temperature[1m]) > 50', { no_data: 'keep' });
+    await story.record(1, 60, { host: 'a' });
+    await story.work(1);
+    expect(await story.states(1)).toEqual(['firing']);
+    const { tree, ...fields } = expressionFields(parseRule('max by (rack) (temperature[1m]) > 50'), null);
+    await story.put('alert_rule', { ...fields, tree }, rule);
+    const [alert] = await database.sql`select status from obs.alert where org_id = ${orgId}`;
+    expect(alert!.status).toBe('resolved');
+  });
+
+  test('groups beyond what one transaction changes', async () => {
+    const story = begin();
+    await story.rule('hot', 'max by (host) (temperature[1m]) > 50');
+    await database.sql`
+      insert into obs.sample (time, series_id, value)
+      select ${new Date(story.at(1).getTime() - 1000)}, s, 60
+      from unnest(api.ensure_series(${orgId}, (
+        select jsonb_agg(jsonb_build_object('name', 'temperature', 'labels', jsonb_build_object('host', i))) from generate_series(1, 5100) i
+      ))) as s`;
+    const evaluate = async () =>
+      (await worker<{ n: number }[]>`select job.evaluate_rules(${orgId}, ${story.at(1)}) as n`)[0]!.n;
+    const firing = async () =>
+      (
+        await database.sql<
+          { n: number }[]
+        >`select count(*)::int as n from obs.alert where org_id = ${orgId} and status = 'firing'`
+      )[0]!.n;
+    expect(await evaluate()).toBe(1);
+    expect(await firing()).toBe(5000);
+    expect(await evaluate()).toBe(1);
+    expect(await firing()).toBe(5100);
+    expect(await evaluate()).toBe(0);
   });
 });

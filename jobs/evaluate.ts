@@ -6,7 +6,7 @@ import type { Sql } from '../src/db.ts';
 import { toProblem } from '../src/errors.ts';
 
 /** Rules of one transaction, for which probes and people may have to wait that change the same alerts. */
-const maxRules = 1000;
+export const maxRules = 1000;
 
 /** sql has a statement timeout, which is what an org's rules may take from others at a time. */
 export function evaluateRules({ sql, log }: { sql: Sql; log: Logger }): Task {

@@ -782,7 +782,9 @@ describe('email', () => {
     const smtp = { url, from: 'obs@liftos.test' };
     await send('email', { to }, { smtp });
     await send('email', { to, smtp_url: null, from: 'Acme <acme@acme.test>' }, { smtp });
-    expect(mails.map(({ from }) => from)).toEqual(['obs@liftos.test', 'acme@acme.test']);
+    // Through which nobody but the deployment itself is heard.
+    await send('email', { to, smtp_url: url, from: 'Acme <acme@acme.test>' }, { smtp });
+    expect(mails.map(({ from }) => from)).toEqual(['obs@liftos.test', 'obs@liftos.test', 'acme@acme.test']);
     const failure = await failureOf(send('email', { to }));
     expect(failure.message).toMatch(/SMTP_URL/);
     expect(failure.isPermanent).toBe(true);

@@ -10,23 +10,15 @@ export const maxRules = 1000;
 
 /** sql has a statement timeout, which is what an org's rules may take from others at a time. */
 export function evaluateRules({ sql, log }: { sql: Sql; log: Logger }): Task {
-  // Answers whether there may be more; when it fails half as many, down to the one that is to blame.
-  async function evaluate(orgId: number, limit: number): Promise<boolean> {
+  async function evaluate(orgId: number, limit: number): Promise<number | null | 'failed'> {
     try {
       const [row] = await sql<{ evaluated: number | null }[]>`
         select job.evaluate_rules(${orgId}, now(), ${limit}) as evaluated`;
-      // None is due, or another is at it.
-      return Boolean(row!.evaluated);
+      return row!.evaluated;
     } catch (error) {
       // The database is away or busy: nobody's fault, and job.heal_alerts comes back to it.
       if (toProblem(error).status === 503) throw error;
-      const [first] = await sql<
-        { rule_id: string | null; due: number }[]
-      >`select * from job.first_due_rule(${orgId})`;
-      const few = Math.min(limit, first!.due);
-      if (few > 1) return evaluate(orgId, Math.ceil(few / 2));
-      if (first!.rule_id) await evaluateAlone(orgId, first!.rule_id);
-      return true;
+      return 'failed';
     }
   }
 
@@ -44,7 +36,22 @@ export function evaluateRules({ sql, log }: { sql: Sql; log: Logger }): Task {
 
   return async (payload, { abortSignal }) => {
     const { org_id } = payload as { org_id: number };
-    while (!abortSignal?.aborted && (await evaluate(org_id, maxRules)));
+    let limit = maxRules;
+    while (!abortSignal?.aborted) {
+      const evaluated = await evaluate(org_id, limit);
+      // None is due any more, or another is at it.
+      if (!evaluated) break;
+      if (evaluated !== 'failed') continue;
+      // Some rule is to blame: half as many and half as many again, until it is alone.
+      const [first] = await sql<{ rule_id: string | null; due: number }[]>`
+        select rule_id, due from job.first_due_rule(${org_id})`;
+      if (!first!.rule_id) break;
+      if (limit > 1 && first!.due > 1) limit = Math.ceil(Math.min(limit, first!.due) / 2);
+      else {
+        await evaluateAlone(org_id, first!.rule_id);
+        limit = maxRules;
+      }
+    }
     await sql`select job.escalate_alerts(${org_id})`;
   };
 }

@@ -628,7 +628,7 @@ set search_path = ''
 as $$
 declare
   -- Alerts that change their status in one transaction.
-  _most_changes constant int := 5000;
+  _most_changes constant int := 3000;
   _began constant timestamptz := clock_timestamp();
   _rules obs.alert_rule[];
   _part obs.alert_rule[];

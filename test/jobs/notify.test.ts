@@ -177,3 +177,26 @@ test('a service that is down is told of through the same channels', async () => 
   await until(() => received.length).toBe(1);
   expect(received[0]!.message.alerts[0]).toMatchObject({ name: 'gone is unhealthy', status: 'firing' });
 });
+
+test('a rule that cannot be evaluated is found among many, which go on', async () => {
+  const expression = 'last(many) > 0';
+  for (let i = 0; i < 20; i++)
+    await make('/alert-rules', { name: `many ${i}`, expression, interval_seconds: 5 });
+  await make('/metrics', { name: 'many', value: 1 });
+  await api.sql`
+    update obs.alert_rule set tree = jsonb_set(tree, '{selectors,0,aggregation}', '"nonsense"') where name in ('many 3', 'many 11')`;
+  const states = async () =>
+    (
+      await api.sql<{ name: string; error: string | null; firing: boolean }[]>`
+        select r.name, t.last_error as error, exists (select from obs.alert a where a.rule_id = r.id) as firing
+        from obs.alert_rule r join obs.alert_rule_state t on t.rule_id = r.id where r.name ~ '^many' order by r.id`
+    ).map(({ name, error, firing }) => [/^many (3|11)$/.test(name), error, firing]);
+  await until(
+    async () => (await states()).filter(([bad, error, firing]) => (bad ? error : firing)).length,
+  ).toBe(20);
+  expect((await states()).filter(([bad]) => bad)).toEqual([
+    [true, 'unknown aggregation nonsense', false],
+    [true, 'unknown aggregation nonsense', false],
+  ]);
+  await api.sql`delete from obs.alert_rule where name ~ '^many'`;
+});

@@ -22,15 +22,19 @@ export function evaluateRules({ sql, log }: { sql: Sql; log: Logger }): Task {
     }
   }
 
-  async function evaluateAlone(orgId: number, ruleId: string) {
+  /** Answers whether it was there to be evaluated, or blamed. */
+  async function evaluateAlone(orgId: number, ruleId: string): Promise<boolean> {
     try {
-      await sql`select job.evaluate_rules(${orgId}, now(), 1, ${ruleId}::text::uuid)`;
+      const [row] = await sql<{ evaluated: number | null }[]>`
+        select job.evaluate_rules(${orgId}, now(), 1, ${ruleId}::text::uuid) as evaluated`;
+      return Boolean(row!.evaluated);
     } catch (error) {
       if (toProblem(error).status === 503) throw error;
       const message =
         (error as { code?: string }).code === '57014' ? 'it took too long' : (error as Error).message;
       await sql`select job.fail_rule(${ruleId}::text::uuid, ${message})`;
       log.warn({ org_id: orgId, rule_id: ruleId, error: message }, 'an alert rule cannot be evaluated');
+      return true;
     }
   }
 
@@ -39,18 +43,17 @@ export function evaluateRules({ sql, log }: { sql: Sql; log: Logger }): Task {
     let limit = maxRules;
     while (!abortSignal?.aborted) {
       const evaluated = await evaluate(org_id, limit);
-      // None is due any more, or another is at it.
-      if (!evaluated) break;
-      if (evaluated !== 'failed') continue;
-      // Some rule is to blame: half as many and half as many again, until it is alone.
+      // Another is at it, and sees to what comes next.
+      if (evaluated === null) return;
+      if (evaluated !== 'failed' && evaluated > 0) continue;
       const [first] = await sql<{ rule_id: string | null; due: number }[]>`
         select rule_id, due from job.first_due_rule(${org_id})`;
       if (!first!.rule_id) break;
-      if (limit > 1 && first!.due > 1) limit = Math.ceil(Math.min(limit, first!.due) / 2);
-      else {
-        await evaluateAlone(org_id, first!.rule_id);
-        limit = maxRules;
-      }
+      // Some rule is to blame: half as many and half as many again, until it is alone, as one is that failed before.
+      if (evaluated === 'failed' && limit > 1 && first!.due > 1)
+        limit = Math.ceil(Math.min(limit, first!.due) / 2);
+      else if (await evaluateAlone(org_id, first!.rule_id)) limit = maxRules;
+      else break;
     }
     await sql`select job.escalate_alerts(${org_id})`;
   };

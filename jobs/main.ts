@@ -171,9 +171,11 @@ async function work(options: RunnerOptions, onStart: (runner: Runner) => Promise
         for (const event of ['pool:fatalError', 'pool:gracefulShutdown'] as const)
           events.once(event, () => setTimeout(resolve, 10_000).unref());
       });
-      await onStart(runner);
-      await Promise.race([promise, isBroken]);
-      if (!isStopping) void runner.stop().catch(() => {});
+      await Promise.race([onStart(runner).then(() => promise), isBroken]);
+      if (!isStopping) {
+        void runner.stop().catch(() => {});
+        await sleep(1000);
+      }
     } catch (error) {
       if (isStopping) return;
       // graphile-worker gives up after a number of failures in a row; the database may yet come back.

@@ -287,6 +287,10 @@ begin
     end if;
     _rule_id := lib.put_rule(_org_id, _rule_id, _rule, _actor);
   end if;
+  -- Reported again without it, the alert is still the rule's.
+  if _rule is null then
+    select r.id into _rule_id from obs.alert_rule r where r.org_id = _org_id and r.reported_as = _fingerprint;
+  end if;
   if _rule_id is not null then
     -- The same, reported without the rule before, becomes its alert.
     update obs.alert a

@@ -171,7 +171,6 @@ begin
       perform lib.end_rule_alerts(_id, _actor, 'the rule was disabled');
     end if;
   end if;
-  perform lib.schedule_rules(_org_id, now());
   return _rule.id;
 exception
   when unique_violation then
@@ -179,8 +178,8 @@ exception
 end
 $$;
 comment on function lib.put_rule is
-  'Makes an alert rule (_id null) or changes the given fields of one; it is evaluated at once. Returns its id, null where there is none to '
-  'change. Raises PT409 (name_taken), PT422 (rule_limit).';
+  'Makes an alert rule (_id null) or changes the given fields of one; it is due at once, and lib.schedule_rules is to follow at the end of the '
+  'transaction. Returns its id, null where there is none to change. Raises PT409 (name_taken), PT422 (rule_limit).';
 
 create function lib.end_rule_alerts(_rule_id uuid, _actor text, _note text)
 returns void
@@ -305,6 +304,7 @@ begin
   perform lib.check_kind(_kind);
   if _kind = 'alert_rule' then
     _id := lib.put_rule(_org_id, _id, _fields, _actor);
+    perform lib.schedule_rules(_org_id, now());
   elsif _id is null then
     _id := gen_random_uuid();
     _definition := lib.default_definition(_kind, _fields ->> 'type') || jsonb_build_object(
@@ -446,6 +446,8 @@ begin
     if found then
       raise exception 'the escalation % adds it: change that first', _name using errcode = 'PT409', hint = 'in_use';
     end if;
+    -- In the order of a delivery that may be under way.
+    perform 1 from obs.notification_group g where g.channel_id = _id and g.org_id = _org_id order by g.id for update;
     -- Before its groups go, with which they would stand alone.
     perform lib.settle_notification(n, 'dead', 'the channel was deleted', now())
     from obs.notification n

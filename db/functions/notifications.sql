@@ -187,7 +187,7 @@ $$;
 comment on function lib.message_alert is 'An alert as notifications show it: with the note of its end in the description.';
 
 create function lib.flush_group(_group obs.notification_group, _channel obs.channel, _now timestamptz)
-returns boolean
+returns void
 language plpgsql
 volatile
 set search_path = ''
@@ -207,7 +207,7 @@ begin
     update obs.notification_member m
     set is_muted = not m.is_muted
     from obs.alert a
-    where m.group_id = _group.id and m.is_muted <> (m.alert_id = any (_mutes.alert_ids)) and a.id = m.alert_id
+    where m.group_id = _group.id and m.is_muted <> (m.alert_id = any (_mutes.alert_ids)) and a.id = m.alert_id and a.status <> 'resolved'
     returning a as alert, m.is_muted
   loop
     perform lib.note_alert(
@@ -227,7 +227,7 @@ begin
   -- One statement, so that the message, the ledger and what is remembered of it are about the same moment: nothing keeps an alert from
   -- being acknowledged meanwhile.
   with member as materialized (
-    select a as alert, m.sent_status is not null as is_known,
+    select a as alert, m.is_urged, m.sent_status is not null as is_known,
       case
         when a.status = 'resolved' then m.sent_status is not null and _channel.send_resolved
         when a.status = 'firing' then m.sent_status is null or m.sent_severity <> a.severity or m.is_urged
@@ -239,9 +239,9 @@ begin
   ),
   tellable as materialized (
     select m.*,
-      -- What there is to tell before what was told before.
+      -- What there is to tell before what was told before, and that before what could not be told the last time.
       row_number() over (
-        order by m.is_new desc, (m.alert).status = 'resolved', lib.severity_rank((m.alert).severity) desc, (m.alert).started_at, (m.alert).id
+        order by m.is_new desc, m.is_urged, (m.alert).status = 'resolved', lib.severity_rank((m.alert).severity) desc, (m.alert).started_at, (m.alert).id
       ) as position
     from member m
     where m.is_new or m.is_known and (m.alert).status <> 'resolved'
@@ -251,7 +251,7 @@ begin
       count(*) filter (where (t.alert).status <> 'resolved')::int as firing,
       count(*) filter (where (t.alert).status = 'resolved')::int as resolved,
       count(*) filter (where t.is_new)::int as new,
-      count(*) filter (where t.is_known and (t.alert).status = 'firing')::int as old
+      count(*) filter (where t.is_known and ((t.alert).status = 'firing' or _is_forgetful and (t.alert).status <> 'resolved'))::int as old
     from tellable t
   ),
   shown as materialized (
@@ -314,14 +314,13 @@ begin
       )
     end
   where g.id = _group.id;
-  return cardinality(_state.shown_ids) > 0;
 end
 $$;
 comment on function lib.flush_group is
   'Makes the notification of a group, if there is something to tell: an alert that fires and that the channel does not know of, or not so '
   'severe; one that it knows and that is resolved; or all that still fire, after repeat_interval_seconds. Every alert is told of in some '
   'message; what was told before is left out where there is no room. What is muted is looked at again. '
-  'Modelled on Alertmanager (dispatch/dispatch.go, notify/notify.go). Returns whether it made one.';
+  'Modelled on Alertmanager (dispatch/dispatch.go, notify/notify.go).';
 
 create function lib.schedule_delivery(_group_id bigint, _now timestamptz)
 returns void
@@ -363,7 +362,16 @@ begin
   update obs.notification
   set status = _status, last_error = _error, next_attempt_at = null, claimed_until = null, settled_at = _now
   where id = _notification.id;
-  if _status = 'dead' then
+  if _status = 'delivered' then
+    -- Whatever has been thought of it meanwhile: it is known now.
+    update obs.notification_member m
+    set sent_status = 'firing', sent_severity = coalesce(m.sent_severity, a.severity)
+    from obs.notification_alert na
+    join obs.alert a on a.id = na.alert_id
+    where na.notification_id = _notification.id and na.status <> 'resolved'
+      and m.alert_id = na.alert_id and m.sent_status is null
+      and m.group_id in (select g.id from obs.notification_group g where g.channel_id = _notification.channel_id);
+  else
     -- What still fires is told again, later: should the receiver be well by then it hears of it, and it does not hear of the end of
     -- something that it does not know.
     update obs.notification_member m
@@ -373,14 +381,18 @@ begin
         select
         from obs.notification_alert na
         join obs.notification n on n.id = na.notification_id
-        where na.alert_id = m.alert_id and n.channel_id = _notification.channel_id and n.status = 'delivered'
+        where na.alert_id = m.alert_id and n.channel_id = _notification.channel_id and na.status <> 'resolved'
+          -- Told, about to be, or perhaps.
+          and (
+            n.status <> 'dead'
+            or exists (select from obs.notification_attempt t where t.notification_id = n.id and t.is_delivered is null)
+          )
       ) then m.sent_status end
     where m.group_id = _notification.group_id
       and m.alert_id in (select na.alert_id from obs.notification_alert na where na.notification_id = _notification.id);
     if found then
-      update obs.notification_group g
-      set flush_at = least(g.flush_at, _now + interval '15 minutes')
-      where g.id = _notification.group_id;
+      -- Not at once, whatever there is to tell: it would end like this.
+      update obs.notification_group g set flush_at = _now + interval '15 minutes' where g.id = _notification.group_id;
     end if;
     perform lib.note_alert(
       a, 'notification_failed', a.status, 'worker', null,
@@ -394,7 +406,7 @@ end
 $$;
 comment on function lib.settle_notification is
   'Ends a notification, delivered or dead. That it was given up is told in the history of each of its alerts, and those that still fire are told '
-  'again, in another, a quarter of an hour later.';
+  'again, in another, with the next word of the group or a quarter of an hour later.';
 
 create function job.claim_notification(_group_id bigint, _notification_id uuid, _now timestamptz default now())
 returns table (notification_id uuid, attempt int, type text, config jsonb, message jsonb, timeout_seconds float8, alert_ttl_seconds float8)
@@ -407,7 +419,6 @@ declare
   _group obs.notification_group;
   _channel obs.channel;
   _notification obs.notification;
-  _is_new boolean := false;
 begin
   if _group_id is not null then
     -- The group's row is the lock under which it is flushed, and its notifications delivered one after the other.
@@ -419,7 +430,7 @@ begin
     if not _channel.is_enabled then
       update obs.notification_group set flush_at = null where id = _group_id;
     elsif _group.flush_at <= _now then
-      _is_new := lib.flush_group(_group, _channel, _now);
+      perform lib.flush_group(_group, _channel, _now);
     end if;
   end if;
   loop
@@ -441,8 +452,7 @@ begin
       end if;
       exit;
     end if;
-    -- Something new to tell is a reason to try the one before it at once.
-    exit when _notification.next_attempt_at > _now and not _is_new;
+    exit when _notification.next_attempt_at > _now;
     if _channel.id is null or not _channel.is_enabled and _notification.kind <> 'test' then
       perform lib.settle_notification(
         _notification, 'dead', case when _channel.id is null then 'the channel was deleted' else 'the channel is not enabled' end, _now
@@ -563,7 +573,8 @@ begin
     select a.org_id from obs.alert a where a.escalate_at < _late
   );
   -- Some of each org, so that one with very many does not keep another's from being found.
-  select array_agg(d.org_id) as org_ids, array_agg(d.group_id) as group_ids, array_agg(d.notification_id) as notification_ids
+  select array_agg(d.org_id order by d.position) as org_ids, array_agg(d.group_id order by d.position) as group_ids,
+    array_agg(d.notification_id order by d.position) as notification_ids
   into _notify
   from (
     select u.org_id, u.group_id, u.notification_id, row_number() over (partition by u.org_id order by random()) as position
@@ -573,6 +584,12 @@ begin
       select n.org_id, n.group_id, case when n.group_id is null then n.id end
       from obs.notification n
       where n.status = 'pending' and n.next_attempt_at < _late and (n.claimed_until is null or n.claimed_until < _late)
+        -- Those behind wait for it.
+        and not exists (
+          select
+          from obs.notification b
+          where b.group_id = n.group_id and b.status = 'pending' and (b.created_at, b.id) < (n.created_at, n.id)
+        )
     ) as u
   ) as d
   where d.position <= 1000;
@@ -705,6 +722,13 @@ begin
   set status = 'pending', next_attempt_at = now(), settled_at = null, attempts_left = _channel.max_attempts, group_id = null
   where n.id = _id
   returning n.* into _notification;
+  -- Its receiver is about to know of them, and then has to hear of the end.
+  update obs.notification_member m
+  set sent_status = 'firing', sent_severity = coalesce(m.sent_severity, a.severity)
+  from obs.notification_alert na
+  join obs.alert a on a.id = na.alert_id
+  where na.notification_id = _id and na.status <> 'resolved' and m.alert_id = na.alert_id
+    and m.group_id in (select g.id from obs.notification_group g where g.channel_id = _channel.id);
   perform queue.send(_org_id, _id, now());
   return lib.notification_fields(_notification);
 end

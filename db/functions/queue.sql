@@ -169,19 +169,20 @@ begin
   for _missing in
     select d.task, d.key, d.payload
     from (
-      select 'evaluate' as task, 'evaluate:' || e.org_id as key, json_build_object('org_id', e.org_id) as payload
+      select 'evaluate' as task, 'evaluate:' || e.org_id as key, json_build_object('org_id', e.org_id) as payload, 0::bigint as position
       from unnest(_evaluate_org_ids) as e (org_id)
       union all
       select 'notify', 'notify:' || coalesce(n.group_id::text, n.notification_id::text),
-        json_build_object('org_id', n.org_id, 'group_id', n.group_id, 'notification_id', n.notification_id)
-      from unnest(_org_ids, _group_ids, _notification_ids) as n (org_id, group_id, notification_id)
+        json_build_object('org_id', n.org_id, 'group_id', n.group_id, 'notification_id', n.notification_id), n.position
+      from unnest(_org_ids, _group_ids, _notification_ids) with ordinality as n (org_id, group_id, notification_id, position)
     ) as d
     where not exists (
       select
       from graphile_worker._private_jobs j
       where j.key = d.key and j.locked_at is null and j.attempts < j.max_attempts and j.run_at <= _now
     )
-    limit 1000
+    order by d.position
+    limit 200
   loop
     perform queue.add_earliest(_missing.task, _missing.payload, _missing.key, _now);
     _count := _count + 1;

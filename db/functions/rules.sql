@@ -236,6 +236,7 @@ create function lib.evaluate_conditions(
   _rules obs.alert_rule[],
   _open_rule_ids uuid[],
   _open_groups jsonb[],
+  _open_are_reported boolean[],
   _end timestamptz
 )
 returns table (rule_id uuid, group_labels jsonb, holds boolean, value float8, has_data boolean)
@@ -281,7 +282,8 @@ begin
     select v.selector_number, v.group_labels, v.value from lib.evaluate_selectors(_org_id, _selectors, _end) v
   ),
   open_group as materialized (
-    select o.rule_id, o.group_labels from unnest(_open_rule_ids, _open_groups) as o (rule_id, group_labels)
+    select o.rule_id, o.group_labels, o.is_reported
+    from unnest(_open_rule_ids, _open_groups, _open_are_reported) as o (rule_id, group_labels, is_reported)
   ),
   -- Groups of which it is to be told that they have no data: those that had samples within the last day; where a rule does not group,
   -- all its series; where it does and there is no group, that.
@@ -360,13 +362,23 @@ begin
     and (d.holds or exists (select from open_group o where o.rule_id = j.rule_id and o.group_labels = j.group_labels))
   union all
   -- An alert that is about no group, of a rule that groups: that there is none, or one that a client opened, for which any group counts.
-  select r.id, '{}'::jsonb, h.is_silent or h.holds, null, not h.is_silent
+  select r.id, '{}'::jsonb,
+    case
+      when h.is_silent then true
+      when not h.is_reported then false
+      when h.has_data or r.no_data <> 'keep' then h.holds
+    end,
+    null, h.has_data
   from rule r
   cross join lateral (
     select
       exists (select from watched_silence s where s.rule_id = r.id and s.group_labels = '{}') as is_silent,
       exists (select from judged j where j.rule_id = r.id and j.holds and j.group_labels <> '{}') as holds,
-      exists (select from open_group o where o.rule_id = r.id and o.group_labels = '{}') as is_open
+      exists (select from rule_selector rs join found f on f.selector_number = rs.number where rs.rule_id = r.id and rs.is_grouped) as has_data,
+      bool_or(o.is_reported) as is_reported,
+      count(*) > 0 as is_open
+    from open_group o
+    where o.rule_id = r.id and o.group_labels = '{}'
   ) as h
   where r.by <> '[]' and (h.is_silent or h.is_open);
 end
@@ -627,14 +639,18 @@ security definer
 set search_path = ''
 as $$
 declare
-  -- Alerts that change their status in one transaction.
+  -- What one transaction may change, and how long it may take for that: the rest follows in others. With each alert come its groups and
+  -- their jobs, of which there may be many.
   _most_changes constant int := 3000;
+  _most_time constant interval := interval '3 seconds';
   _began constant timestamptz := clock_timestamp();
   _rules obs.alert_rule[];
   _part obs.alert_rule[];
   _delay float8;
   _row record;
   _changes int := 0;
+  _changes_began timestamptz;
+  _is_full boolean := false;
   _done uuid[] := array[]::uuid[];
 begin
   -- No plan_cache_mode of its own: it would be that of all that is called, and each alert's statements planned anew each time.
@@ -648,7 +664,9 @@ begin
   from (
     select t.rule_id
     from obs.alert_rule_state t
-    where t.org_id = _org_id and t.next_evaluation_at <= _now and (_rule_id is null or t.rule_id = _rule_id)
+    where t.org_id = _org_id and t.next_evaluation_at <= _now
+      -- One that could not be evaluated the last time is tried alone.
+      and case when _rule_id is null then t.last_error is null else t.rule_id = _rule_id end
     order by t.next_evaluation_at, t.rule_id
     limit _limit
     for update skip locked
@@ -658,10 +676,11 @@ begin
   for _delay, _part in
     select r.evaluation_delay_seconds, array_agg(r) from unnest(_rules) as r group by r.evaluation_delay_seconds
   loop
-    exit when _changes >= _most_changes;
+    exit when _is_full;
+    _changes_began := null;
     for _row in
       with open_alert as materialized (
-        select a.id, a.rule_id, a.group_labels
+        select a.id, a.rule_id, a.group_labels, a.source = 'api' as is_reported
         from obs.alert a
         where a.rule_id in (select r.id from unnest(_part) as r) and a.status <> 'resolved'
       )
@@ -669,19 +688,20 @@ begin
       from lib.evaluate_conditions(
         _org_id, _part,
         (select array_agg(o.rule_id order by o.id) from open_alert o), (select array_agg(o.group_labels order by o.id) from open_alert o),
+        (select array_agg(o.is_reported order by o.id) from open_alert o),
         _now - make_interval(secs => _delay)
       ) as e
       join unnest(_part) as r on r.id = e.rule_id
       order by e.rule_id, e.group_labels
     loop
+      _changes_began := coalesce(_changes_began, clock_timestamp());
       if lib.advance_alert(_row.rule, _row.group_labels, _row.holds, _row.value, _row.has_data, _now) then
         _changes := _changes + 1;
-        exit when _changes >= _most_changes;
+        _is_full := _changes >= _most_changes or clock_timestamp() > _changes_began + _most_time;
+        exit when _is_full;
       end if;
     end loop;
-    _done := _done || array(
-      select r.id from unnest(_part) as r where _changes < _most_changes or r.id < (_row.rule).id
-    );
+    _done := _done || array(select r.id from unnest(_part) as r where not _is_full or r.id < (_row.rule).id);
   end loop;
 
   -- A rule that was left in the middle stays due: what has been done of it is not done again.
@@ -709,11 +729,14 @@ stable
 security definer
 set search_path = ''
 as $$
-  select (array_agg(t.rule_id order by t.next_evaluation_at, t.rule_id))[1], count(*)::int
+  select
+    (array_agg(t.rule_id order by t.last_error is not null, t.next_evaluation_at, t.rule_id))[1],
+    count(*) filter (where t.last_error is null)::int
   from obs.alert_rule_state t
   where t.org_id = _org_id and t.next_evaluation_at <= _now
 $$;
-comment on function job.first_due_rule is 'The rule of an org that has been due for longest, and how many are.';
+comment on function job.first_due_rule is
+  'The rule of an org that has been due for longest, those last that could not be evaluated the last time; and how many are due besides these.';
 
 create function job.fail_rule(_rule_id uuid, _error text, _now timestamptz default now())
 returns void
@@ -765,7 +788,7 @@ begin
       select e.group_labels, e.holds, e.value
       from lib.evaluate_conditions(
         _org_id, array[_rule],
-        (select array_agg(_rule.id) from jsonb_each(_open)), (select array_agg(o.value -> 'alert' -> 'group_labels') from jsonb_each(_open) o),
+        (select array_agg(_rule.id) from jsonb_each(_open)), (select array_agg(o.value -> 'alert' -> 'group_labels') from jsonb_each(_open) o), null,
         _now - make_interval(secs => _rule.evaluation_delay_seconds)
       ) as e
       order by e.group_labels

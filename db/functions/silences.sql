@@ -144,7 +144,15 @@ begin
   names := array_fill('its service is unhealthy'::text, array[cardinality(alert_ids)]);
   -- When the service will be well again nobody knows: soon is looked again.
   until := case when cardinality(alert_ids) > 0 then _now + interval '30 seconds' end;
-  for _silence in select s.kind, s.name, s.matchers, s.until from lib.list_silences(_group.org_id, _now) s loop
+  for _silence in
+    select s.kind, s.name, s.matchers, s.until, coalesce(e.equal, '{}') as equal
+    from lib.list_silences(_group.org_id, _now) s
+    cross join lateral (
+      select jsonb_object_agg(m.label, m.value) as equal
+      from jsonb_to_recordset(s.matchers) as m (label text, op text, value text)
+      where m.op = '=' and m.value <> ''
+    ) as e
+  loop
     if _ids is null then
       select array_agg(a.id), array_agg(lib.alert_labels(a)) into _ids, _labels
       from obs.notification_member m
@@ -152,9 +160,11 @@ begin
       where m.group_id = _group.id and a.status <> 'resolved';
       exit when _ids is null;
     end if;
-    -- One silence after the other with all alerts, so that a pattern is compiled once.
+    -- One silence after the other with all alerts, so that a pattern is compiled once; what is to be equal is soon compared.
     _matching := array(
-      select m.id from unnest(_ids, _labels) as m (id, labels) where lib.matches_all(_silence.matchers, m.labels)
+      select m.id
+      from unnest(_ids, _labels) as m (id, labels)
+      where m.labels @> _silence.equal and lib.matches_all(_silence.matchers, m.labels)
     );
     if cardinality(_matching) > 0 then
       alert_ids := alert_ids || _matching;

@@ -1233,4 +1233,7 @@ test('an alert that was reported without a rule becomes the rule’s when it is 
   expect(second.status).toBe(200);
   expect(second.body.id).toBe(first.body.id);
   expect(second.body.rule_id).not.toBeNull();
+  // And stays so, when it is reported without it again.
+  const third = await api.call('POST', '/api/v1/alerts', { body });
+  expect([third.status, third.body.id]).toEqual([200, first.body.id]);
 });

@@ -911,7 +911,7 @@ describe('delivery', () => {
     ).toBe('dead');
   });
 
-  test('of a group comes in order; something new is a reason to try what came before at once', async () => {
+  test('of a group comes in order, and what is new waits for what came before', async () => {
     const story = begin();
     await story.channel('hook');
     await story.open('a', 'warning', 0);
@@ -920,22 +920,19 @@ describe('delivery', () => {
     // While it is under way nobody else gets one.
     await story.change('resolved', 0.1, 'a');
     expect(await claim(id, story.at(0.1))).toBeUndefined();
-    for (let i = 0; i < 5; i++) {
-      const at = new Date(story.at(0.2).getTime() + i * 60_000);
-      await finish(i === 0 ? first : (await claim(id, at))!, at, { error: 'away' });
-    }
+    await finish(first, story.at(0.2), { error: 'away', retryAfter: 120 });
     const [{ pending }] = (await database.sql`
       select count(*)::int as pending from obs.notification where org_id = ${orgId} and status = 'pending'`) as unknown as [
       { pending: number },
     ];
     expect(pending).toBe(2);
-    const at = story.at(5);
-    const retried = (await claim(id, at))!;
+    expect(await claim(id, story.at(2))).toBeUndefined();
+    const retried = (await claim(id, story.at(2.2)))!;
     expect(retried.notification_id).toBe(first.notification_id);
-    expect(await finish(retried, at)).toBe('delivered');
-    const second = (await claim(id, at))!;
+    expect(await finish(retried, story.at(2.2))).toBe('delivered');
+    const second = (await claim(id, story.at(2.2)))!;
     expect(brief([second.message])).toEqual(['resolved warning']);
-    expect(await finish(second, at)).toBe('delivered');
+    expect(await finish(second, story.at(2.2))).toBe('delivered');
   });
 
   test('counts once, however many think they deliver it', async () => {
@@ -1203,5 +1200,86 @@ describe('what must not get lost', () => {
     expect(await evaluate()).toBe(1);
     expect(await firing()).toBe(3100);
     expect(await evaluate()).toBe(0);
+  });
+
+  const attempt = async (groupId: string, at: Date, isDelivered: boolean, isPermanent = false) => {
+    const [claimed] = await worker<{ notification_id: string; attempt: number; message: Sent }[]>`
+      select * from job.claim_notification(${groupId}::text::bigint, null, ${at})`;
+    if (!claimed) return undefined;
+    await worker`select job.finish_attempt(
+      ${claimed.notification_id}, ${claimed.attempt}, ${isDelivered}, 200, 1, 'x', null, ${isPermanent}, null, ${at})`;
+    return claimed;
+  };
+  const groupOf = async () =>
+    (await database.sql<{ id: string }[]>`select id from obs.notification_group where org_id = ${orgId}`)[0]!
+      .id;
+
+  test('the end of an alert of which one notification died and the next was delivered', async () => {
+    const story = begin();
+    await story.channel('hook', { group_by: [], max_attempts: 2 });
+    await story.open('a', 'warning', 0);
+    const id = await groupOf();
+    await attempt(id, story.at(0), false);
+    await story.open('b', 'warning', 0);
+    // The second is made behind the first, which is given up then.
+    await attempt(id, story.at(1), false);
+    expect(told(await story.deliver(2))).toEqual(['a firing', 'b firing']);
+    await story.change('resolved', 3, 'a');
+    expect(told(await story.deliver(3)).sort()).toEqual(['a resolved', 'b firing']);
+  });
+
+  test('the end of an alert whose dead notification was sent again by hand', async () => {
+    const story = begin();
+    await story.channel('hook', { max_attempts: 1 });
+    await story.open('a', 'warning', 0);
+    const id = await groupOf();
+    const dead = (await attempt(id, story.at(0), false))!;
+    await api`select api.resend_notification(${orgId}, ${dead.notification_id})`;
+    await story.change('resolved', 1, 'a');
+    expect(told(await story.deliver(2))).toEqual(['a resolved']);
+  });
+
+  test('alerts behind a hundred that a receiver refuses, and no time with trying', async () => {
+    const story = begin();
+    await story.channel('hook', { group_by: [] });
+    for (let i = 0; i < 150; i++) await story.open(`alert ${String(i).padStart(3, '0')}`, 'info', 0);
+    const id = await groupOf();
+    const shown = new Set<string>();
+    let attempts = 0;
+    for (const minute of [0, 0, 0, 15, 15]) {
+      const claimed = await attempt(id, story.at(minute), false, true);
+      if (!claimed) continue;
+      attempts++;
+      for (const { name } of claimed.message.alerts) shown.add(name);
+    }
+    expect(attempts).toBe(2);
+    expect(shown.size).toBe(150);
+  });
+
+  test('Alertmanager’s knowledge of what was acknowledged', async () => {
+    const story = begin();
+    await story.channel('am', { type: 'alertmanager', group_by: [] });
+    await story.open('a', 'warning', 0);
+    await story.deliver(0);
+    await story.change('acknowledged', 1, 'a');
+    await story.open('b', 'warning', 2);
+    await story.change('resolved', 2, 'b');
+    await story.deliver(2);
+    expect(told(await story.deliver(6))).toEqual(['a acknowledged']);
+  });
+
+  test('a rule that groups and found no group is resolved once there is one', async () => {
+    const story = begin();
+    await story.rule('hot', 'max by (host) (temperature[1m]) > 50', { no_data: 'alert' });
+    await story.work(0);
+    expect(await story.states(0)).toEqual(['firing']);
+    await story.record(1, 90, { host: 'a' });
+    await story.work(1);
+    const alerts =
+      await database.sql`select status, group_labels from obs.alert where org_id = ${orgId} order by started_at`;
+    expect(alerts).toEqual([
+      { status: 'resolved', group_labels: {} },
+      { status: 'firing', group_labels: { host: 'a' } },
+    ]);
   });
 });

@@ -107,7 +107,7 @@ create table obs.notification_member (
 );
 comment on table obs.notification_member is 'An alert of a group, until it has been told that it is resolved.';
 comment on column obs.notification_member.sent_status is 'What the channel was told of it last; null: nothing yet.';
-comment on column obs.notification_member.is_urged is 'It is to be told again, whatever was told before: a step of its escalation.';
+comment on column obs.notification_member.is_urged is 'It is to be told again, whatever was told before: a step of its escalation, a notification that was given up, or Alertmanager, which forgets.';
 comment on column obs.notification_member.is_muted is 'It was muted when the group was looked at last.';
 create index notification_member_alert_id on obs.notification_member (alert_id);
 

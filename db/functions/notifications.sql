@@ -391,8 +391,15 @@ begin
     where m.group_id = _notification.group_id
       and m.alert_id in (select na.alert_id from obs.notification_alert na where na.notification_id = _notification.id);
     if found then
-      -- Not at once, whatever there is to tell: it would end like this.
-      update obs.notification_group g set flush_at = _now + interval '15 minutes' where g.id = _notification.group_id;
+      -- Not at once: it would end like this. What has not been tried yet does not wait for that.
+      update obs.notification_group g
+      set flush_at = case
+        when exists (
+          select from obs.notification_member m where m.group_id = g.id and m.sent_status is null and not m.is_urged
+        ) then least(g.flush_at, _now + interval '15 minutes')
+        else _now + interval '15 minutes'
+      end
+      where g.id = _notification.group_id;
     end if;
     perform lib.note_alert(
       a, 'notification_failed', a.status, 'worker', null,

@@ -66,9 +66,9 @@ export function createApp({ config, log, sql, controlSql, sessions }: AppOptions
   const telemetry = createTelemetry({
     bufferedSamples: committer.buffered,
     cachedSeries: cache.size,
-    probeLagSeconds: async () => {
+    lag: async () => {
       const ping = await pingDatabase(controlSql);
-      return 'error' in ping ? null : ping.probeLag;
+      return 'error' in ping ? null : ping.lag;
     },
   });
 

@@ -1,5 +1,7 @@
 // The service's own metrics, in Prometheus' text format at /metrics.
+
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import type { Lag } from './routes/health.ts';
 
 export type Telemetry = ReturnType<typeof createTelemetry>;
 
@@ -7,7 +9,7 @@ export function createTelemetry(read: {
   bufferedSamples: () => number;
   cachedSeries: () => number;
   /** Null while it is not known. */
-  probeLagSeconds: () => Promise<number | null>;
+  lag: () => Promise<Lag | null>;
 }) {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
@@ -32,9 +34,23 @@ export function createTelemetry(read: {
     help: 'How late the probe is that is due for longest, of any org: grows when no worker is there, or they do not keep up',
     registers: [registry],
     async collect() {
-      const lag = await read.probeLagSeconds();
+      const lag = (await read.lag())?.probes ?? null;
       if (lag === null) this.remove();
       else this.set(lag);
+    },
+  });
+  new Gauge({
+    name: 'obs_alerting_lag_seconds',
+    help: 'How late the alert rule or the notification is that is due for longest, of any org: grows as obs_probe_lag_seconds does',
+    labelNames: ['stage'] as const,
+    registers: [registry],
+    async collect() {
+      const lag = await read.lag();
+      for (const stage of ['rules', 'notifications'] as const) {
+        const seconds = lag?.[stage] ?? null;
+        if (seconds === null) this.remove({ stage });
+        else this.set({ stage }, seconds);
+      }
     },
   });
   return {

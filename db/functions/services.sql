@@ -943,13 +943,13 @@ comment on function api.get_services_health is
   'answer was as expected, unhealthy when none was. uptime_percentage is of that time; avg_response_time_ms of the last answer of '
   'each service that is healthy or degraded.';
 
-create function api.get_probe_lag()
-returns float8
+create function api.get_lag(out probes float8, out rules float8, out notifications float8)
 language sql
 stable
 security definer
 set search_path = ''
 as $$
-  select obs.probe_lag(now())
+  select obs.probe_lag(now()), a.rules, a.notifications from obs.alert_lag(now()) a
 $$;
-comment on function api.get_probe_lag is 'obs.probe_lag: seconds that the most overdue probe of any org is late, null where there is none.';
+comment on function api.get_lag is
+  'obs.probe_lag and obs.alert_lag: seconds that the most overdue probe, rule and notification of any org are late, null where there is none.';

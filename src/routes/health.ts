@@ -25,6 +25,13 @@ const healthSchema = z
             'How late the probe is that is due for longest, of any org. Degraded from a minute on: no worker is there, or they do not keep up',
         }),
       }),
+      alerts: z.object({
+        status: z.enum(['healthy', 'degraded']),
+        rules_lag_seconds: z.number().nullable().openapi({ description: 'Of alert rules, likewise' }),
+        notifications_lag_seconds: z.number().nullable().openapi({
+          description: 'Of notifications, likewise. One that is tried again later is not late',
+        }),
+      }),
       ingest: z.object({ buffered_samples: z.number().int(), buffer_size: z.number().int() }),
       uptime_seconds: z.number().int(),
     }),
@@ -36,16 +43,23 @@ const readySchema = z
   .object({ status: z.enum(['ready', 'draining', 'waiting']), reason: z.string().optional() })
   .openapi('Ready');
 
-/** What the database answered, in milliseconds, and the lag of probes in seconds; or why there is no answer. */
-export type Ping = { latencyMs: number; probeLag: number | null } | { error: string };
+/** How late workers are with what is due for longest, in seconds; null where nothing is. */
+export interface Lag {
+  probes: number | null;
+  rules: number | null;
+  notifications: number | null;
+}
+
+/** What the database answered, and in how many milliseconds; or why there is no answer. */
+export type Ping = { latencyMs: number; lag: Lag } | { error: string };
 
 /** Asks the database for a sign of life. One that hangs must not hang a health check, or a scrape, with it. */
 export async function pingDatabase(sql: Sql): Promise<Ping> {
   const started = performance.now();
-  const ping = sql<{ lag: number | null }[]>`select api.get_probe_lag() as lag`.then(
-    ([row]) => ({
+  const ping = sql<[Lag]>`select probes, rules, notifications from api.get_lag()`.then(
+    ([{ probes, rules, notifications }]) => ({
       latencyMs: Math.round((performance.now() - started) * 1000) / 1000,
-      probeLag: row!.lag,
+      lag: { probes, rules, notifications },
     }),
     (error) => ({
       error: isConnectionError(error)
@@ -76,9 +90,12 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
   const health = async (c: Context) => {
     const ping = await pingDatabase(sql);
     const isFull = bufferedSamples() > bufferSize * 0.9;
-    const probeLag = 'error' in ping ? null : ping.probeLag;
-    const isLate = probeLag !== null && probeLag > 60;
-    const status = 'error' in ping ? 'unhealthy' : isFull || isLate || isDraining() ? 'degraded' : 'healthy';
+    const lag = 'error' in ping ? { probes: null, rules: null, notifications: null } : ping.lag;
+    const isLate = (...seconds: (number | null)[]) => seconds.some((late) => late !== null && late > 60);
+    const probes = isLate(lag.probes) ? 'degraded' : 'healthy';
+    const alerts = isLate(lag.rules, lag.notifications) ? 'degraded' : 'healthy';
+    const isDegraded = isFull || probes === 'degraded' || alerts === 'degraded' || isDraining();
+    const status = 'error' in ping ? 'unhealthy' : isDegraded ? 'degraded' : 'healthy';
     return c.json(
       {
         status,
@@ -90,7 +107,12 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
             'error' in ping
               ? { status: 'unhealthy', latency_ms: null, error: ping.error }
               : { status: 'healthy', latency_ms: ping.latencyMs },
-          probes: { status: isLate ? 'degraded' : 'healthy', lag_seconds: probeLag },
+          probes: { status: probes, lag_seconds: lag.probes },
+          alerts: {
+            status: alerts,
+            rules_lag_seconds: lag.rules,
+            notifications_lag_seconds: lag.notifications,
+          },
           ingest: { buffered_samples: bufferedSamples(), buffer_size: bufferSize },
           uptime_seconds: Math.floor(process.uptime()),
         },

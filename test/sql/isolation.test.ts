@@ -174,6 +174,6 @@ test('functions pin their search path, and none of api or job runs as its caller
 test('org and query functions of api take the org first', async () => {
   const functions = await database.sql<{ name: string; first: string | null }[]>`
     select p.proname as name, p.proargnames[1] as first from pg_proc p where p.pronamespace = 'api'::regnamespace`;
-  const exempt = ['ensure_org', 'claim_idempotency_keys', 'mark_late', 'get_probe_lag'];
+  const exempt = ['ensure_org', 'claim_idempotency_keys', 'mark_late', 'get_lag'];
   for (const f of functions) if (!exempt.includes(f.name)) expect(f.first, f.name).toBe('_org_id');
 });

@@ -849,7 +849,7 @@ test('that no worker has come for a minute is shown as unknown', async () => {
   expect(await shown()).toEqual(['healthy', 'healthy', 1]);
   await database.sql`update obs.service_state set next_check_at = now() - interval '61 seconds' where service_id = ${id}`;
   expect(await shown()).toEqual(['unknown', 'unknown', 0]);
-  const [lag] = await api<{ seconds: number }[]>`select api.get_probe_lag() as seconds`;
+  const [lag] = await api<{ seconds: number }[]>`select probes as seconds from api.get_lag()`;
   expect(lag!.seconds).toBeGreaterThanOrEqual(61);
 });
 

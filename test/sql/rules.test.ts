@@ -972,6 +972,27 @@ describe('delivery', () => {
 });
 
 describe('jobs', () => {
+  test('how late they are is known', async () => {
+    const story = begin();
+    await database.sql`delete from obs.alert_rule`;
+    await database.sql`delete from obs.channel`;
+    await database.sql`delete from obs.notification`;
+    const lag = async () =>
+      (
+        await database.sql<
+          { rules: number; notifications: number }[]
+        >`select * from obs.alert_lag(${story.at(10)})`
+      )[0]!;
+    expect(await lag()).toEqual({ rules: null, notifications: null });
+    await story.channel('hook');
+    await story.rule('hot', hot);
+    await story.open('a', 'warning', 4);
+    expect(await lag()).toEqual({ rules: 600, notifications: 360 });
+    await story.work(10);
+    await story.deliver(10);
+    expect(await lag()).toEqual({ rules: 0, notifications: 0 });
+  });
+
   test('lost ones are found again: of rules, groups and notifications that are late', async () => {
     const story = begin();
     const hook = await story.channel('hook');

@@ -183,7 +183,41 @@ begin
 end
 $$;
 
+create function obs.alert_lag(_now timestamptz, out rules float8, out notifications float8)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select
+    (
+      select case when min(t.next_evaluation_at) is not null then greatest(0, extract(epoch from _now - min(t.next_evaluation_at))) end
+      from obs.alert_rule_state t
+    ),
+    (
+      select case when min(d.due_at) is not null then greatest(0, extract(epoch from _now - min(d.due_at))) end
+      from (
+        select min(g.flush_at) as due_at from obs.notification_group g
+        union all
+        -- Those of a group come one after the other: of each the first.
+        select min(h.due_at)
+        from (
+          select distinct on (coalesce(n.group_id::text, n.id::text)) greatest(n.next_attempt_at, n.claimed_until) as due_at
+          from obs.notification n
+          where n.status = 'pending'
+          order by coalesce(n.group_id::text, n.id::text), n.created_at, n.id
+        ) as h
+      ) as d
+    )
+$$;
+comment on function obs.alert_lag(timestamptz) is
+  'How late the rule and the notification are that are due for longest, of any org, in seconds: under a second as long as workers are there and keep '
+  'up. Null where there is none. Runs as the owner, past row-level security, and says no more than that.';
+revoke all on function obs.alert_lag(timestamptz) from public;
+grant execute on function obs.alert_lag(timestamptz) to obs_api_definer, obs_job_definer;
+
 -- migrate:down
+drop function obs.alert_lag(timestamptz);
 drop table obs.notification_attempt;
 drop table obs.notification_alert;
 drop table obs.notification;

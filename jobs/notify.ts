@@ -1,12 +1,11 @@
 // Delivers notifications. The database decides what a channel is to be told, and who tells it (job.claim_notification); between that
 // and the outcome (job.finish_attempt) nothing is held there.
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Task } from 'graphile-worker';
 import type { Logger } from 'pino';
 import type { Sql } from '../src/db.ts';
 import type { EgressPolicy } from '../src/egress.ts';
-import { toProblem } from '../src/errors.ts';
 import { type Delivery, DeliveryFailure, deliver, type Message } from './channels/channel.ts';
+import { retried } from './retried.ts';
 import { createShare } from './share.ts';
 
 interface Payload {
@@ -72,29 +71,23 @@ export function notify({ sql, log, egress, smtp, concurrency }: NotifyDependenci
     const failure = outcome instanceof DeliveryFailure ? outcome : null;
     const latencyMs = performance.now() - began;
     const detail = failure || outcome instanceof DeliveryFailure ? null : outcome.detail;
-    const status = await finish(
+    // What has been delivered is worth telling: without it the same would be delivered once more.
+    const [row] = await retried(
       () => sql<{ status: string | null }[]>`
         select job.finish_attempt(
           ${notification_id}::text::uuid, ${attempt}, ${failure === null}, ${outcome.response_code}, ${latencyMs},
           ${failure?.message ?? null}, ${detail}, ${failure?.isPermanent ?? false}, ${failure?.retryAfterSeconds ?? null}
         ) as status`,
+      10_000,
     );
-    const line = { notification_id, org: message.org, channel: message.channel, attempt, status };
+    const line = {
+      notification_id,
+      org: message.org,
+      channel: message.channel,
+      attempt,
+      status: row!.status,
+    };
     if (failure) log.warn({ ...line, reason: failure.message }, 'a notification was not delivered');
     else log.info(line, 'a notification was delivered');
-  }
-
-  // What has been delivered is worth telling: without it the same would be delivered once more.
-  async function finish(statement: () => PromiseLike<{ status: string | null }[]>): Promise<string | null> {
-    const deadline = Date.now() + 10_000;
-    for (;;) {
-      try {
-        const [row] = await statement();
-        return row!.status;
-      } catch (error) {
-        if (toProblem(error).status !== 503 || Date.now() > deadline) throw error;
-        await sleep(250);
-      }
-    }
   }
 }

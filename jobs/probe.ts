@@ -1,14 +1,13 @@
 // Probes a service at each of its slots. The database decides whose slot it is (job.claim_probes) and what follows from
 // what was found (job.record_probes); between the two nothing is held there.
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Task } from 'graphile-worker';
 import type { Logger } from 'pino';
 import { arrayLiteral, type Sql } from '../src/db.ts';
 import { type EgressPolicy, lookedUp } from '../src/egress.ts';
-import { toProblem } from '../src/errors.ts';
 import { createBatch } from './batch.ts';
 import { type ProbeResult, probe } from './probes/probe.ts';
 import type { Definition } from './probes/trace.ts';
+import { retried } from './retried.ts';
 import { createShare } from './share.ts';
 
 interface Payload {
@@ -68,6 +67,7 @@ export function probeService(dependencies: ProbeDependencies): Task {
           now(),
           ${arrayLiteral(requests.map(({ is_skipped }) => is_skipped))}::text::boolean[]
         )`,
+      retryMs,
     );
     return requests.map(({ service_id, is_requested }) => {
       const i = claims.findIndex((c) => c.service_id === service_id && c.is_requested === is_requested);
@@ -79,6 +79,7 @@ export function probeService(dependencies: ProbeDependencies): Task {
     const [row] = await retried(
       () => sql<{ is_offline: boolean }[]>`
         select job.record_probes(${worker}, ${homeOrg}, ${JSON.stringify(results)}::text::jsonb) as is_offline`,
+      retryMs,
     );
     if (row!.is_offline !== isOffline) {
       isOffline = row!.is_offline;
@@ -122,18 +123,4 @@ export function probeService(dependencies: ProbeDependencies): Task {
       leave?.();
     }
   };
-}
-
-// The database is away, or two workers' statements met in a deadlock. Whether they were committed may not be known: a slot is
-// claimed, and a result taken, only once.
-async function retried<Row>(statement: () => PromiseLike<Row>): Promise<Row> {
-  const deadline = Date.now() + retryMs;
-  for (;;) {
-    try {
-      return await statement();
-    } catch (error) {
-      if (toProblem(error).status !== 503 || Date.now() > deadline) throw error;
-      await sleep(500);
-    }
-  }
 }

@@ -1,5 +1,6 @@
 // Reading and checking requests: size, encoding, JSON, fields. Every failure is a Problem that names the field.
 import { isUtf8 } from 'node:buffer';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import zlib from 'node:zlib';
 import { type OpenAPIHono, z } from '@hono/zod-openapi';
@@ -170,6 +171,33 @@ export function isTimestamp(text: string): boolean {
 /** Whether an id may be one at all; one that may not is as unknown as any other. */
 export function isUuid(id: string): boolean {
   return z.guid().safeParse(id).success;
+}
+
+/** Where a page begins whose cursor is an instant and an id; null for the first. */
+export function pageAfter(cursor: string | undefined): { at: string | null; id: string | null } {
+  if (cursor === undefined) return { at: null, id: null };
+  const [at = '', id = ''] = cursor.split(' ');
+  if (!isTimestamp(at) || !isUuid(id)) throw badCursor();
+  return { at, id };
+}
+
+/**
+ * Looks for what a worker was asked to do, less and less often, for its timeout and five seconds, and not longer than any request may take.
+ * Undefined when it has not come by then, or nobody waits for it any more.
+ */
+export async function waitForWorker<T>(
+  c: Context,
+  timeoutSeconds: number,
+  look: () => Promise<T | undefined>,
+): Promise<T | undefined> {
+  const deadline = Date.now() + Math.min(25, timeoutSeconds + 5) * 1000;
+  const { signal } = c.req.raw;
+  for (let pollMs = 50; Date.now() < deadline && !signal.aborted; pollMs = Math.min(500, pollMs * 1.3)) {
+    await sleep(pollMs);
+    const found = await look();
+    if (found !== undefined) return found;
+  }
+  return undefined;
 }
 
 export function toCursor(text: string): string {

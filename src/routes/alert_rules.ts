@@ -19,7 +19,6 @@ import { parseTemplate, type TemplatePart } from '../rules/template.ts';
 import { severities, severitySchema } from './alerts.ts';
 import {
   definitionRoutes,
-  instant,
   instantOrNull,
   type RouteDependencies,
   type Row,
@@ -202,8 +201,6 @@ function toShown(row: Row): z.infer<typeof ruleSchema> {
     for: formatDuration(Number(for_seconds)),
     keep_firing_for: formatDuration(Number(keep_firing_for_seconds)),
     enabled: is_enabled,
-    created_at: instant(row.created_at),
-    updated_at: instant(row.updated_at),
     next_evaluation_at: instantOrNull(row.next_evaluation_at),
     last_evaluation_at: instantOrNull(row.last_evaluation_at),
   } as z.infer<typeof ruleSchema>;

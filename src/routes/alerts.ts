@@ -6,14 +6,13 @@ import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
 import {
-  badCursor,
   check,
   cursorSchema,
   endpoint,
   endsAfterStart,
-  isTimestamp,
   isUuid,
   jsonObjectSchema,
+  pageAfter,
   pageLimitSchema,
   parseJson,
   prose,
@@ -219,9 +218,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
-      const [startedAt = null, id = null] = query.cursor?.split(' ') ?? [];
-      if (query.cursor !== undefined && !(isUuid(id ?? '') && isTimestamp(startedAt ?? '')))
-        throw badCursor();
+      const after = pageAfter(query.cursor);
       const [row] = await sql<
         {
           alerts: z.infer<typeof alertSchema>[];
@@ -233,7 +230,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
         from api.list_alerts(
           ${c.var.principal.orgId}, ${query.status ?? null}, ${query.severity ?? null}, ${query.service_name ?? null},
           ${query.start_time ?? null}::text::timestamptz, ${query.end_time ?? null}::text::timestamptz, ${query.q ?? null},
-          ${startedAt}::text::timestamptz, ${id}::text::uuid, ${query.limit}
+          ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit}
         ) l`;
       return c.json({
         alerts: row!.alerts,

@@ -1,22 +1,14 @@
 // Channels: where notifications go, and which alerts each is told of.
 
 import net from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import { type AuthEnv, permit } from '../auth.ts';
 import { bareHost, type EgressPolicy, egressObstacle } from '../egress.ts';
 import { invalid, Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
-import { check, endpoint, isUuid, refuseQuery, responses, text } from '../request.ts';
+import { check, endpoint, isUuid, refuseQuery, responses, text, waitForWorker } from '../request.ts';
 import { severities, severitySchema } from './alerts.ts';
-import {
-  definitionRoutes,
-  idParams,
-  instant,
-  type RouteDependencies,
-  type Row,
-  switchSchema,
-} from './definitions.ts';
+import { definitionRoutes, idParams, type RouteDependencies, type Row, switchSchema } from './definitions.ts';
 import { matchersSchema, showMatchers, shownMatchersSchema } from './expressions.ts';
 import { notificationSchema } from './notifications.ts';
 
@@ -206,7 +198,7 @@ export function channelRoutes(dependencies: ChannelDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
 
   // An address is known already to be out of reach; names are looked up when they are connected to.
-  function checkConfig(config: Record<string, unknown>, type: ChannelType) {
+  function checkConfig(config: Record<string, unknown>, type: ChannelType, isNew: boolean) {
     for (const name of ['url', 'smtp_url']) {
       const value = config[name];
       if (typeof value !== 'string') continue;
@@ -214,7 +206,17 @@ export function channelRoutes(dependencies: ChannelDependencies) {
       const obstacle = net.isIP(host) ? egressObstacle(host, egress) : null;
       if (obstacle) throw invalid([{ path: `config.${name}`, message: obstacle }]);
     }
-    if (type === 'email' && !hasSmtp && 'to' in config && !config.smtp_url)
+    if (type !== 'email') return;
+    // One that is there may have a smtp_url already, unless this takes it away.
+    const hasOwn = isNew ? Boolean(config.smtp_url) : config.smtp_url !== null;
+    if (isNew && config.from && !hasOwn)
+      throw invalid([
+        {
+          path: 'config.from',
+          message: 'goes with a smtp_url: the sender of the deployment is SMTP_FROM',
+        },
+      ]);
+    if (!hasSmtp && !hasOwn)
       throw invalid([{ path: 'config.smtp_url', message: 'is required: this deployment has no SMTP_URL' }]);
   }
 
@@ -275,21 +277,10 @@ export function channelRoutes(dependencies: ChannelDependencies) {
           throw invalid([
             { path: 'config', message: `${mask} stands for what is stored, and nothing is yet` },
           ]);
-        if (type === 'email' && config && 'from' in config && config.from && !(config.smtp_url ?? before))
-          throw invalid([
-            {
-              path: 'config.from',
-              message: 'goes with a smtp_url: the sender of the deployment is SMTP_FROM',
-            },
-          ]);
-        if (config) checkConfig(config, before ? 'webhook' : type);
-        if (before && config && type === 'email' && !hasSmtp && 'smtp_url' in config && !config.smtp_url)
-          throw invalid([
-            { path: 'config.smtp_url', message: 'is required: this deployment has no SMTP_URL' },
-          ]);
+        if (config) checkConfig(config, type, before === null);
         return {
           ...rest,
-          ...(config ? { config: withoutNulls(config, before === null) } : {}),
+          ...(config ? { config: before ? config : withoutNulls(config) } : {}),
           ...(enabled === undefined ? {} : { is_enabled: enabled }),
         };
       },
@@ -298,8 +289,6 @@ export function channelRoutes(dependencies: ChannelDependencies) {
           ...row,
           matchers: showMatchers(row.matchers),
           enabled: is_enabled,
-          created_at: instant(row.created_at),
-          updated_at: instant(row.updated_at),
         }) as unknown as z.infer<typeof channelSchema>,
     }),
   );
@@ -336,21 +325,21 @@ export function channelRoutes(dependencies: ChannelDependencies) {
             select notification_id, timeout_seconds from api.test_channel(${orgId}, ${id}::text::uuid, ${subject})`
         : [];
       if (!test) throw new Problem(404, 'not_found', 'There is no such channel.');
-      // No longer than any request may take.
-      const deadline = Date.now() + Math.min(25, test.timeout_seconds + 5) * 1000;
-      for (let pollMs = 50; ; pollMs = Math.min(500, pollMs * 1.3)) {
+      const look = async () => {
         const [row] = await sql<{ notification: z.infer<typeof notificationSchema> }[]>`
           select notification from api.get_notification(${orgId}, ${test.notification_id}::text::uuid)`;
-        const { notification } = row!;
-        if (notification.status !== 'pending') return c.json({ notification }, 200);
-        if (Date.now() > deadline || c.req.raw.signal.aborted) return c.json({ notification }, 202);
-        await sleep(pollMs);
-      }
+        return row!.notification;
+      };
+      const settled = await waitForWorker(c, test.timeout_seconds, async () => {
+        const notification = await look();
+        return notification.status === 'pending' ? undefined : notification;
+      });
+      return settled ? c.json({ notification: settled }, 200) : c.json({ notification: await look() }, 202);
     },
   );
   return router;
 }
 
-function withoutNulls(config: Record<string, unknown>, isNew: boolean): Record<string, unknown> {
-  return isNew ? Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null)) : config;
+function withoutNulls(config: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null));
 }

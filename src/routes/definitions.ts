@@ -4,12 +4,11 @@ import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
 import {
-  badCursor,
   check,
   cursorSchema,
   endpoint,
-  isTimestamp,
   isUuid,
+  pageAfter,
   pageLimitSchema,
   parseJson,
   queryOf,
@@ -45,6 +44,7 @@ export interface Resource<New extends z.ZodType, Changes extends z.ZodType, Show
     given: z.output<New> | z.output<Changes>,
     before: Row | null,
   ): Record<string, unknown> | Promise<Record<string, unknown>>;
+  /** What of a row is shown; created_at and updated_at are as they are to be already. */
   toShown(row: Row): z.input<Shown>;
 }
 
@@ -85,6 +85,13 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
   const missing = () => new Problem(404, 'not_found', `There is no such ${noun}.`);
   const a = /^[aeiou]/.test(noun) ? 'an' : 'a';
 
+  const show = (row: Row) =>
+    resource.toShown({
+      ...row,
+      created_at: instant(row.created_at),
+      updated_at: instant(row.updated_at),
+    }) as object;
+
   async function find(orgId: number, id: string): Promise<Row> {
     const [row] = isUuid(id)
       ? await sql<{ definition: Row | null }[]>`
@@ -121,7 +128,7 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
       const given = check(newSchema, parseJson(c, await readBody(c, maxBodyBytes)));
       const { orgId, subject } = c.var.principal;
       const row = await put(orgId, null, await resource.toFields(given, null), subject);
-      return c.json(resource.toShown(row) as object, 201);
+      return c.json(show(row), 201);
     },
   );
 
@@ -140,18 +147,16 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
     permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
-      const [createdAt = null, id = null] = query.cursor?.split(' ') ?? [];
-      if (query.cursor !== undefined && !(isUuid(id ?? '') && isTimestamp(createdAt ?? '')))
-        throw badCursor();
+      const after = pageAfter(query.cursor);
       const rows = await sql<{ definition: Row }[]>`
         select d as definition from api.list_definitions(
           ${c.var.principal.orgId}, ${kind}, ${query.q ?? null}, ${query.active === undefined ? null : query.active === 'true'},
-          ${createdAt}::text::timestamptz, ${id}::text::uuid, ${query.limit + 1}
+          ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit + 1}
         ) d`;
       const shown = rows.slice(0, query.limit).map(({ definition }) => definition);
       const last = shown.at(-1);
       return c.json({
-        [name]: shown.map((row) => resource.toShown(row)),
+        [name]: shown.map(show),
         next_cursor: rows.length > query.limit ? toCursor(`${last!.created_at} ${last!.id}`) : null,
       });
     },
@@ -171,7 +176,7 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
     permit('read'),
     async (c) => {
       refuseQuery(c);
-      return c.json(resource.toShown(await find(c.var.principal.orgId, c.req.param('id')!)) as object);
+      return c.json(show(await find(c.var.principal.orgId, c.req.param('id')!)));
     },
   );
 
@@ -202,7 +207,7 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
       const { orgId, subject } = c.var.principal;
       const before = await find(orgId, c.req.param('id')!);
       const row = await put(orgId, before.id, await resource.toFields(given, before), subject);
-      return c.json(resource.toShown(row) as object);
+      return c.json(show(row));
     },
   );
 

@@ -3,7 +3,7 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import { type AuthEnv, permit } from '../auth.ts';
 import { endpoint, refuseQuery, responses, text } from '../request.ts';
 import { severities, severitySchema } from './alerts.ts';
-import { definitionRoutes, instant, type RouteDependencies, switchSchema } from './definitions.ts';
+import { definitionRoutes, type RouteDependencies, switchSchema } from './definitions.ts';
 import { matchersSchema, showMatchers, shownMatchersSchema } from './expressions.ts';
 
 const stepSchema = z
@@ -122,8 +122,6 @@ export function escalationRoutes(dependencies: RouteDependencies) {
           ...row,
           matchers: showMatchers(row.matchers),
           enabled: is_enabled,
-          created_at: instant(row.created_at),
-          updated_at: instant(row.updated_at),
         }) as unknown as z.infer<typeof escalationSchema>,
     }),
   );

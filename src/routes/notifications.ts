@@ -4,12 +4,11 @@ import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
 import {
-  badCursor,
   check,
   cursorSchema,
   endpoint,
-  isTimestamp,
   isUuid,
+  pageAfter,
   pageLimitSchema,
   queryOf,
   refuseQuery,
@@ -95,14 +94,12 @@ export function notificationRoutes({ sql }: { sql: Sql }) {
     permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
-      const [createdAt = null, id = null] = query.cursor?.split(' ') ?? [];
-      if (query.cursor !== undefined && !(isUuid(id ?? '') && isTimestamp(createdAt ?? '')))
-        throw badCursor();
+      const after = pageAfter(query.cursor);
       const [row] = await sql<{ notifications: z.infer<typeof notificationSchema>[]; next: string | null }[]>`
         select l.notifications, to_char(l.next_created_at, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || ' ' || l.next_id as next
         from api.list_notifications(
           ${c.var.principal.orgId}, ${query.status ?? null}, ${query.channel_id ?? null}::text::uuid, ${query.alert_id ?? null}::text::uuid,
-          ${createdAt}::text::timestamptz, ${id}::text::uuid, ${query.limit}
+          ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit}
         ) l`;
       return c.json({
         notifications: row!.notifications,

@@ -1,6 +1,5 @@
 // Services: what is registered, how each is, and what its probes have found.
 import net from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type AuthEnv, permit } from '../auth.ts';
@@ -23,6 +22,7 @@ import {
   text,
   timestampSchema,
   toCursor,
+  waitForWorker,
 } from '../request.ts';
 import { severities } from './alerts.ts';
 import { kinds, patchSchema, registrationSchema } from './service_definition.ts';
@@ -526,15 +526,13 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
     const [requested] = await sql<{ requested_at: string; timeout_seconds: number }[]>`
       select requested_at::text, timeout_seconds from api.request_check(${orgId}, ${name})`;
     if (!requested) throw noService(name);
-    // No longer than any request may take.
-    const deadline = Date.now() + Math.min(25, requested.timeout_seconds + 5) * 1000;
-    const { signal } = c.req.raw;
-    for (let pollMs = 50; Date.now() < deadline && !signal.aborted; pollMs = Math.min(500, pollMs * 1.3)) {
-      await sleep(pollMs);
-      const [row] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
+    const row = await waitForWorker(c, requested.timeout_seconds, async () => {
+      const [found] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
         select r.*, to_char(r.time, ${cursorFormat}) as cursor
         from api.get_check(${orgId}, ${name}, ${requested.requested_at}::text::timestamptz) r`;
-      if (!row) continue;
+      return found;
+    });
+    if (row) {
       const { current_status, ...result } = row;
       return c.json({ service_name: name, current_status, result: shownResult(result) } satisfies z.infer<
         typeof checkSchema

@@ -24,7 +24,7 @@ const newSilenceSchema = z
     message: 'must be in the future',
   })
   .openapi('NewSilence');
-const silenceChangesSchema = z.strictObject(partial(silenceFields)).openapi('SilenceChanges');
+const silenceChangesSchema = z.strictObject(silenceFields).partial().openapi('SilenceChanges');
 const silenceSchema = z
   .strictObject({
     id: z.uuid(),
@@ -64,13 +64,13 @@ const windowFields = {
 };
 const newWindowSchema = z
   .strictObject({
-    ...partial(windowFields),
+    ...z.strictObject(windowFields).partial().shape,
     name: windowFields.name,
     starts_at: windowFields.starts_at,
     ends_at: windowFields.ends_at,
   })
   .openapi('NewMaintenanceWindow');
-const windowChangesSchema = z.strictObject(partial(windowFields)).openapi('MaintenanceWindowChanges');
+const windowChangesSchema = z.strictObject(windowFields).partial().openapi('MaintenanceWindowChanges');
 const windowSchema = z
   .strictObject({
     id: z.uuid(),
@@ -92,14 +92,6 @@ const windowSchema = z
     updated_at: z.iso.datetime(),
   })
   .openapi('MaintenanceWindow');
-
-function partial<Shape extends Record<string, z.ZodType>>(shape: Shape) {
-  return Object.fromEntries(
-    Object.entries(shape).map(([name, schema]) => [name, schema.optional()]),
-  ) as unknown as {
-    [Name in keyof Shape]: z.ZodOptional<Shape[Name]>;
-  };
-}
 
 function isTimezone(name: string): boolean {
   try {
@@ -136,8 +128,6 @@ export function silenceRoutes(dependencies: RouteDependencies) {
           ends_at: instant(row.ends_at),
           active:
             Date.parse(String(row.starts_at)) <= Date.now() && Date.now() < Date.parse(String(row.ends_at)),
-          created_at: instant(row.created_at),
-          updated_at: instant(row.updated_at),
         }) as unknown as z.infer<typeof silenceSchema>,
     }),
   );
@@ -168,8 +158,6 @@ export function silenceRoutes(dependencies: RouteDependencies) {
           ends_at: instant(row.ends_at),
           until: instantOrNull(row.until),
           active_until: instantOrNull(row.active_until),
-          created_at: instant(row.created_at),
-          updated_at: instant(row.updated_at),
         }) as unknown as z.infer<typeof windowSchema>,
     }),
   );

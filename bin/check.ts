@@ -73,7 +73,17 @@ async function checkFunctions(): Promise<string | null> {
 function checkOpenApi(): string | null {
   const config = parseConfig({ DATABASE_URL: 'postgres://localhost/unused', JWT_SECRET: 'x'.repeat(32) });
   const sql = connect(config.apiDatabaseUrl, { name: 'obs-check', max: 1 });
-  const { app } = createApp({ config, log: pino({ level: 'silent' }), sql, controlSql: sql, sessions: [] });
+  const { app } = createApp({
+    config,
+    log: pino({ level: 'silent' }),
+    sql,
+    controlSql: sql,
+    exportSql: sql,
+    tailSql: sql,
+    sessions: [],
+    logSessions: [],
+    listen: () => ({ end: async () => {} }),
+  });
   const file = path.join(checkoutFolder, 'openapi.json');
   const current = `${JSON.stringify(openApiDocument(app), null, 2)}\n`;
   if (update) writeFileSync(file, current);

@@ -4,6 +4,7 @@ import type { Task } from 'graphile-worker';
 import si from 'systeminformation';
 import type { Sql } from '../src/db.ts';
 import { serviceName } from '../src/version.ts';
+import { repeat } from './repeat.ts';
 
 export const intervalMs = 10_000;
 
@@ -14,14 +15,7 @@ export function hostMetricsTask(host: string): string {
 
 export function recordHostMetrics({ sql, org, host }: { sql: Sql; org: string; host: string }): Task {
   return async (_payload, helpers) => {
-    const task = hostMetricsTask(host);
-    // First, so that a failure below costs one observation and not all that follow.
-    // By the database's clock, which is also what says when a job is due.
-    await helpers.query(
-      `select graphile_worker.add_job($1, '{}'::json, job_key => $1, max_attempts => 1,
-         run_at => to_timestamp((floor(extract(epoch from now()) / $2::int) + 1) * $2::int))`,
-      [task, intervalMs / 1000],
-    );
+    await repeat(helpers, hostMetricsTask(host), intervalMs / 1000);
     const samples = await readHostMetrics(host);
     await sql`select job.record_samples(${org}, ${JSON.stringify(samples)}::text::jsonb)`;
   };

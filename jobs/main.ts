@@ -15,6 +15,7 @@ import { connect } from '../src/db.ts';
 import { self } from '../src/liftos.ts';
 import { createLog } from '../src/log.ts';
 import { onStop } from '../src/stop.ts';
+import { countLogs, countLogsTask } from './count_logs.ts';
 import { dropExpired } from './drop_expired.ts';
 import { evaluateRules } from './evaluate.ts';
 import { hostMetricsTask, recordHostMetrics } from './host_metrics.ts';
@@ -68,6 +69,7 @@ const hostTask = hostMetricsTask(host);
 
 const taskList: TaskList = {
   [hostTask]: recordHostMetrics({ sql, org: config.defaultOrg, host }),
+  [countLogsTask]: countLogs(sql),
   purge_idempotency_keys: purgeIdempotencyKeys(sql),
   purge_jobs: purgeJobs(sql),
   refresh_tiers: refreshTiers(tierSql),
@@ -75,12 +77,14 @@ const taskList: TaskList = {
 };
 
 const crontab: CronItem[] = [
-  // Schedules itself every 10 s; this sets it going again should a job be lost.
-  {
-    task: hostTask,
-    match: '* * * * *',
-    options: { jobKey: hostTask, jobKeyMode: 'preserve_run_at', backfillPeriod: 0 },
-  },
+  // These schedule themselves every 10 s; this sets them going again should a job be lost.
+  ...[hostTask, countLogsTask].map(
+    (task): CronItem => ({
+      task,
+      match: '* * * * *',
+      options: { jobKey: task, jobKeyMode: 'preserve_run_at', backfillPeriod: 0 },
+    }),
+  ),
   {
     task: 'purge_idempotency_keys',
     match: '17 * * * *',
@@ -224,8 +228,9 @@ void work(
     parsedCronItems: parseCronItems(crontab),
   },
   async (runner) => {
-    // Observed at once, unless the next slot is scheduled already.
-    await runner.addJob(hostTask, {}, { jobKey: hostTask, jobKeyMode: 'preserve_run_at' });
+    // At once, unless the next slot is scheduled already.
+    for (const task of [hostTask, countLogsTask])
+      await runner.addJob(task, {}, { jobKey: task, jobKeyMode: 'preserve_run_at' });
     log.info('working');
   },
 );

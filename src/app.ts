@@ -13,7 +13,9 @@ import type { Session, Sql } from './db.ts';
 import { Problem, titles, toProblem, unavailable } from './errors.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
 import { type Committer, createCommitter } from './ingest/commit.ts';
-import { createSeriesCache } from './ingest/series.ts';
+import { createLogStreamCache, createSeriesCache } from './ingest/ids.ts';
+import { createLineWriter, type Lines } from './ingest/lines.ts';
+import { type Samples, sampleWriter } from './ingest/samples.ts';
 import { alertRuleRoutes } from './routes/alert_rules.ts';
 import { alertRoutes } from './routes/alerts.ts';
 import { analyticsRoutes } from './routes/analytics.ts';
@@ -21,11 +23,13 @@ import { channelRoutes } from './routes/channels.ts';
 import { addDocs } from './routes/docs.ts';
 import { escalationRoutes } from './routes/escalations.ts';
 import { healthRoutes, pingDatabase } from './routes/health.ts';
+import { logRoutes } from './routes/logs.ts';
 import { metricsRoutes } from './routes/metrics.ts';
 import { notificationRoutes } from './routes/notifications.ts';
 import { orgRoutes } from './routes/orgs.ts';
 import { serviceRoutes } from './routes/services.ts';
 import { silenceRoutes } from './routes/silences.ts';
+import { createLogTail, type LogTail, type TailOptions } from './tail.ts';
 import { createTelemetry } from './telemetry.ts';
 
 export interface AppOptions {
@@ -37,34 +41,63 @@ export interface AppOptions {
   controlSql: Sql;
   /** Connections of flushes, as the same role: queries that fill the pool must not hold up ingest. */
   sessions: Session[];
+  /** As many for log lines: neither holds up the other. */
+  logSessions: Session[];
+  /** For exports, and for live tails: two connections each, and what listens. */
+  exportSql: Sql;
+  tailSql: Sql;
+  listen: TailOptions['listen'];
 }
 
 export interface Observability {
   app: OpenAPIHono<AppEnv>;
-  committer: Committer;
-  /** From here on /health/ready says that no more requests should be sent, and each answer ends its connection. */
+  committer: Committer<Samples>;
+  logCommitter: Committer<Lines>;
+  tail: LogTail;
+  /** From here on /health/ready says that no more requests should be sent, each answer ends its connection, and live tails end. */
   startDraining(): void;
+  /** Resolves when everything that was accepted has been committed, and nothing listens any more. */
+  drain(): Promise<void>;
   /** Requests that are not answered yet. */
   inFlight(): number;
 }
 
 export type AppEnv = AuthEnv & { Variables: { requestId: string } };
 
-export function createApp({ config, log, sql, controlSql, sessions }: AppOptions): Observability {
+export function createApp(options: AppOptions): Observability {
+  const { config, log, sql, controlSql } = options;
   let isDraining = false;
   let inFlight = 0;
   const cache = createSeriesCache(controlSql, config.seriesCacheSize);
-  const committer = createCommitter(sessions, {
-    flushSamples: config.flushSamples,
-    bufferSamples: config.bufferSamples,
-    onFlush({ samples, recorded, seconds }) {
-      telemetry.flushSamples.observe(samples);
-      telemetry.flushDuration.observe(seconds);
+  const committer = createCommitter(options.sessions, sampleWriter, {
+    flushLimit: config.flushSamples,
+    bufferLimit: config.bufferSamples,
+    onFlush({ rows, recorded, seconds }) {
+      telemetry.flushRows.observe({ signal: 'metrics' }, rows);
+      telemetry.flushDuration.observe({ signal: 'metrics' }, seconds);
       telemetry.committedSamples.inc(recorded);
     },
   });
+  const logCommitter = createCommitter(options.logSessions, createLineWriter(controlSql), {
+    flushLimit: config.flushLogBytes,
+    bufferLimit: config.bufferLogBytes,
+    onFlush({ rows, recorded, seconds }) {
+      telemetry.flushRows.observe({ signal: 'logs' }, rows);
+      telemetry.flushDuration.observe({ signal: 'logs' }, seconds);
+      telemetry.committedLines.inc(recorded);
+    },
+  });
+  const tail = createLogTail({
+    sql: options.tailSql,
+    log,
+    listen: options.listen,
+    maxClients: config.tailClients,
+    onDrop: () => telemetry.droppedTails.inc(),
+  });
   const telemetry = createTelemetry({
     bufferedSamples: committer.buffered,
+    bufferedLogBytes: logCommitter.buffered,
+    tailClients: tail.clients,
     cachedSeries: cache.size,
     lag: async () => {
       const ping = await pingDatabase(controlSql);
@@ -172,7 +205,19 @@ export function createApp({ config, log, sql, controlSql, sessions }: AppOptions
       sql,
       cache,
       committer,
-      timeBounds: createTimeBounds(controlSql),
+      timeBounds: createTimeBounds(controlSql, 'sample'),
+      maxBodyBytes: config.maxBodyBytes,
+    }),
+  );
+  app.route(
+    '/api/v1',
+    logRoutes({
+      sql,
+      exportSql: options.exportSql,
+      cache: createLogStreamCache(controlSql, config.seriesCacheSize),
+      committer: logCommitter,
+      tail,
+      timeBounds: createTimeBounds(controlSql, 'log'),
       maxBodyBytes: config.maxBodyBytes,
     }),
   );
@@ -196,8 +241,14 @@ export function createApp({ config, log, sql, controlSql, sessions }: AppOptions
   return {
     app,
     committer,
+    logCommitter,
+    tail,
     startDraining() {
       isDraining = true;
+      void tail.close();
+    },
+    async drain() {
+      await Promise.all([committer.drain(), logCommitter.drain(), tail.close()]);
     },
     inFlight: () => inFlight,
   };

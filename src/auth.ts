@@ -33,6 +33,8 @@ export interface Principal {
   /** Id of obs.org. */
   orgId: number;
   permissions: ReadonlySet<Permission>;
+  /** When the token ends, in epoch milliseconds. */
+  expiresAt: number;
 }
 
 export type AuthEnv = { Variables: { principal: Principal } };
@@ -60,7 +62,7 @@ export function createAuthenticate(config: Config, sql: Sql): Authenticate {
     ? createRemoteJWKSet(new URL(config.jwksUrl), { timeoutDuration: 3_000, cooldownDuration: 5_000 })
     : undefined;
   // Verified tokens, so that verification and the org's look-up are paid once a token and not once a request.
-  const verified = new LRUCache<string, { principal: Principal; expiresAt: number }>({ max: 10_000 });
+  const verified = new LRUCache<string, Principal>({ max: 10_000 });
   const orgIds = new LRUCache<string, number>({ max: 100_000 });
 
   // Which key may verify a token follows from configuration; its header only chooses among the algorithms that
@@ -112,7 +114,7 @@ export function createAuthenticate(config: Config, sql: Sql): Authenticate {
 
   return async (token) => {
     const cached = verified.get(token);
-    if (cached && cached.expiresAt > Date.now()) return cached.principal;
+    if (cached && cached.expiresAt > Date.now()) return cached;
     verified.delete(token);
     let payload: JWTPayload;
     try {
@@ -131,9 +133,9 @@ export function createAuthenticate(config: Config, sql: Sql): Authenticate {
       org,
       orgId: await orgIdOf(org),
       permissions: new Set([...roles, role ?? ''].flatMap((name) => permissionsOf[name as Role] ?? [])),
+      expiresAt: payload.exp === undefined ? Number.POSITIVE_INFINITY : (payload.exp + 5) * 1000,
     };
-    const expiresAt = payload.exp === undefined ? Number.POSITIVE_INFINITY : (payload.exp + 5) * 1000;
-    verified.set(token, { principal, expiresAt });
+    verified.set(token, principal);
     return principal;
   };
 }

@@ -1,5 +1,6 @@
 // The only place that opens connections to PostgreSQL (graphile-worker's own pool apart).
 import net from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import postgres from 'postgres';
 import { isConnectionError } from './errors.ts';
 
@@ -32,12 +33,16 @@ export function arrayLiteral(values: readonly (string | number | boolean)[]): st
 /** One connection, for one piece of work at a time, that ends right even when it is lost in the middle. */
 export interface Session {
   /** Runs a statement of its own. */
-  statement<T>(work: (sql: Queryable) => Promise<T>): Promise<T>;
+  statement<T>(work: (sql: Queryable) => PromiseLike<T>): Promise<T>;
   /**
    * Runs work in a transaction; resolves once it is committed. When the connection is lost it rejects with a
    * connection error, and no later statement of work is sent: see isConnectionError.
+   * A last statement is sent together with the commit, without a round trip in between.
    */
-  transaction<T>(work: (sql: Queryable) => Promise<T>): Promise<T>;
+  transaction<T>(
+    work: (sql: Queryable) => Promise<T>,
+    last?: (sql: Queryable, result: T) => PromiseLike<unknown> | undefined,
+  ): Promise<T>;
   end(): Promise<void>;
 }
 
@@ -53,7 +58,7 @@ export function connectSession(url: string, options: Omit<DatabaseOptions, 'max'
     current = connectOne(url, options);
   }
 
-  async function run<T>(work: (connection: OneConnection) => Promise<T>): Promise<T> {
+  async function run<T>(work: (connection: OneConnection) => PromiseLike<T>): Promise<T> {
     const connection = current;
     let timer: NodeJS.Timeout | undefined;
     // For a database that falls silent: the statement timeout is its own to keep, this one is ours.
@@ -72,7 +77,7 @@ export function connectSession(url: string, options: Omit<DatabaseOptions, 'max'
 
   return {
     statement: (work) => run(({ sql }) => work(sql)),
-    transaction: (work) => run((connection) => runTransaction(connection, work)),
+    transaction: (work, last) => run((connection) => runTransaction(connection, work, last)),
     end: () => current.sql.end({ timeout: 5 }),
   };
 }
@@ -103,6 +108,7 @@ function connectOne(url: string, options: Omit<DatabaseOptions, 'max'>): OneConn
 async function runTransaction<T>(
   connection: OneConnection,
   work: (sql: Queryable) => Promise<T>,
+  last?: (sql: Queryable, result: T) => PromiseLike<unknown> | undefined,
 ): Promise<T> {
   // A reservation that has to connect first would wait for ever (without fetch_types).
   if (!connection.isConnected) await connection.sql`select 1`;
@@ -117,7 +123,7 @@ async function runTransaction<T>(
   try {
     await guarded`begin`;
     const result = await work(guarded);
-    const { command } = await guarded`commit`;
+    const [, { command }] = await Promise.all([last?.(guarded, result), guarded`commit`]);
     // In a transaction that has failed, a commit succeeds, and rolls back.
     if (command !== 'COMMIT') throw Object.assign(new Error('the transaction had failed'), { code: '25P02' });
     return result;
@@ -130,11 +136,78 @@ async function runTransaction<T>(
   }
 }
 
+const pingMs = 10_000;
+
+/**
+ * Listens to a channel on a connection of its own, which is made anew whenever it is lost. onListening is called each
+ * time that notifications begin to come: what was notified before is not told.
+ */
+export function listen(
+  url: string,
+  options: Omit<DatabaseOptions, 'max'>,
+  channel: string,
+  onNotify: (payload: string) => void,
+  onListening: () => void,
+): { end(): Promise<void> } {
+  let isEnded = false;
+  let current: Sql | undefined;
+  let timer: NodeJS.Timeout | undefined;
+
+  // postgres.js's own listen gives up where the database is away at the moment that it tries again.
+  async function begin() {
+    const sql = open(url, { ...options, max: 1 }, () => {}, {
+      idle_timeout: 0,
+      onnotify: (_channel: string, payload: string) => onNotify(payload),
+      onclose: () => renew(sql),
+    });
+    current = sql;
+    try {
+      await sql`listen ${sql(channel)}`;
+      onListening();
+      while (current === sql) {
+        await sleep(pingMs, undefined, { ref: false });
+        // A connection that fell silent is not noticed otherwise.
+        await Promise.race([
+          sql`select 1`,
+          sleep(pingMs / 2, undefined, { ref: false }).then(() =>
+            Promise.reject(connectionLost('no answer')),
+          ),
+        ]);
+      }
+    } catch {
+      renew(sql);
+    }
+  }
+
+  function renew(lost: Sql) {
+    if (current !== lost) return;
+    current = undefined;
+    void lost.end({ timeout: 0 }).catch(() => {});
+    if (!isEnded) timer = setTimeout(() => void begin(), 500).unref();
+  }
+
+  void begin();
+  return {
+    async end() {
+      isEnded = true;
+      clearTimeout(timer);
+      const last = current;
+      current = undefined;
+      await last?.end({ timeout: 1 });
+    },
+  };
+}
+
 function connectionLost(message: string, cause?: unknown) {
   return Object.assign(new Error(message, { cause }), { code: 'CONNECTION_CLOSED' });
 }
 
-function open(url: string, options: DatabaseOptions, onSocket: (socket: net.Socket) => void): Sql {
+function open(
+  url: string,
+  options: DatabaseOptions,
+  onSocket: (socket: net.Socket) => void,
+  more: Record<string, unknown> = {},
+): Sql {
   const target = new URL(url);
   const socketFolder = target.searchParams.get('host');
   const host = target.hostname.replace(/^\[|\]$/g, '') || 'localhost';
@@ -165,5 +238,6 @@ function open(url: string, options: DatabaseOptions, onSocket: (socket: net.Sock
       onSocket(socket);
       return Object.assign(socket, { host, port });
     },
+    ...more,
   } as postgres.Options<Record<string, never>>);
 }

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { serve } from '@hono/node-server';
 import { createApp } from './app.ts';
 import { loadConfig } from './config.ts';
-import { connect, connectSession } from './db.ts';
+import { connect, connectSession, listen, type Sql } from './db.ts';
 import { isConnectionError } from './errors.ts';
 import { liftosServices, registerServices, self } from './liftos.ts';
 import { createLog } from './log.ts';
@@ -22,13 +22,30 @@ const controlSql = connect(config.apiDatabaseUrl, {
   max: 3,
   statementTimeoutMs: config.statementTimeoutMs,
 });
-const sessions = Array.from({ length: config.ingestConnections }, () =>
-  connectSession(config.apiDatabaseUrl, {
-    name: 'obs-api-ingest',
-    statementTimeoutMs: config.statementTimeoutMs,
-  }),
-);
-const { app, committer, startDraining, inFlight } = createApp({ config, log, sql, controlSql, sessions });
+const [exportSql, tailSql] = ['obs-api-export', 'obs-api-tail'].map((name) =>
+  connect(config.apiDatabaseUrl, { name, max: 2, statementTimeoutMs: config.statementTimeoutMs }),
+) as [Sql, Sql];
+const openSessions = () =>
+  Array.from({ length: config.ingestConnections }, () =>
+    connectSession(config.apiDatabaseUrl, {
+      name: 'obs-api-ingest',
+      statementTimeoutMs: config.statementTimeoutMs,
+    }),
+  );
+const sessions = openSessions();
+const logSessions = openSessions();
+const { app, startDraining, drain, inFlight } = createApp({
+  config,
+  log,
+  sql,
+  controlSql,
+  sessions,
+  logSessions,
+  exportSql,
+  tailSql,
+  listen: (onNotify, onListening) =>
+    listen(config.apiDatabaseUrl, { name: 'obs-api-listen' }, 'obs_log', onNotify, onListening),
+});
 
 // Listens at once: until the database is there requests get 503 and /health/ready says why.
 const server = serve({ fetch: app.fetch, port: config.port, hostname: config.host }, (address) => {
@@ -74,10 +91,9 @@ onStop(log, config.shutdownTimeoutMs, async () => {
     await sleep(50);
   }
   server.closeAllConnections();
-  await committer.drain();
+  await drain();
   await Promise.all([
-    sql.end({ timeout: 5 }),
-    controlSql.end({ timeout: 5 }),
-    ...sessions.map((session) => session.end()),
+    ...[sql, controlSql, exportSql, tailSql].map((pool) => pool.end({ timeout: 5 })),
+    ...[...sessions, ...logSessions].map((session) => session.end()),
   ]);
 });

@@ -1,11 +1,13 @@
 // Reading and checking requests: size, encoding, JSON, fields. Every failure is a Problem that names the field.
 import { isUtf8 } from 'node:buffer';
+import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import zlib from 'node:zlib';
 import { type OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context, Env, Handler, MiddlewareHandler } from 'hono';
 import { type FieldError, invalid, Problem, problemSchema } from './errors.ts';
+import type { IdempotencyKey } from './ingest/commit.ts';
 import { textProblem } from './ingest/metrics.ts';
 import { formatTimestamp, parseTimestamp } from './timestamp.ts';
 
@@ -58,20 +60,55 @@ async function readBytes(c: Context, maxBytes: number): Promise<Buffer> {
 }
 
 /** Parses a JSON body: a syntax error is a 400, a content type other than JSON a 415. */
-export function parseJson(c: Context, body: Buffer): unknown {
+export function parseJson(c: Context, body: Buffer, parse = parseStrictly): unknown {
   const type = c.req.header('Content-Type');
   if (type && !/^application\/([\w.-]+\+)?json\s*(;|$)/i.test(type)) {
     throw new Problem(415, 'unsupported_media_type', 'Content-Type must be application/json.');
   }
   if (body.length === 0) throw invalid([{ path: '', message: 'a JSON body is required' }]);
-  if (!isUtf8(body)) throw invalid([{ path: '', message: 'the body is not valid UTF-8' }]);
   try {
-    return JSON.parse(body.toString());
+    return parse(body);
   } catch (error) {
+    if (error instanceof Problem) throw error;
     throw invalid([
       { path: '', message: `the body is not valid JSON: ${(error as Error).message.slice(0, 200)}` },
     ]);
   }
+}
+
+function parseStrictly(body: Buffer): unknown {
+  if (!isUtf8(body)) throw invalid([{ path: '', message: 'the body is not valid UTF-8' }]);
+  return JSON.parse(body.toString());
+}
+
+/** The Idempotency-Key of a request, if it has one. */
+export function readIdempotencyKey(c: Context, body: Buffer): IdempotencyKey | undefined {
+  const key = c.req.header('Idempotency-Key');
+  if (key === undefined) return undefined;
+  const problem = textProblem(key, 255);
+  if (problem) throw invalid([{ path: 'header.Idempotency-Key', message: problem }]);
+  // What was sent where: the same body to another endpoint is another request.
+  const bodyHash = createHash('sha256').update(c.req.path).update('\0').update(body).digest();
+  return { key, bodyHash };
+}
+
+/** The list in a batch's only field: 1 to max objects. */
+export function batchItems(body: unknown, field: string, max: number): unknown[] {
+  if (typeof body !== 'object' || body === null || Array.isArray(body))
+    throw invalid([{ path: '', message: 'expected an object' }]);
+  const unknown = Object.keys(body).filter((key) => key !== field);
+  if (unknown.length > 0)
+    throw invalid(
+      unknown
+        .slice(0, maxErrors)
+        .map((path) => ({ path: path.slice(0, 100), message: `unknown field; known is ${field}` })),
+    );
+  const items = (body as Record<string, unknown>)[field];
+  if (items === undefined) throw invalid([{ path: field, message: 'is required' }]);
+  if (!Array.isArray(items)) throw invalid([{ path: field, message: 'expected a list' }]);
+  if (items.length === 0 || items.length > max)
+    throw invalid([{ path: field, message: `must hold 1 to ${max}, holds ${items.length}` }]);
+  return items;
 }
 
 // More would help nobody, and a small body could ask for a very large answer.
@@ -158,6 +195,24 @@ export const endsAfterStart = [
   { path: ['end_time'], message: 'must be after start_time' },
 ] as const satisfies [unknown, { path: string[]; message: string }];
 
+/** The range asked for: the last 24 hours by default. */
+export function rangeOf(query: { start_time?: string | undefined; end_time?: string | undefined }) {
+  const end = query.end_time ?? new Date().toISOString();
+  const start = query.start_time ?? new Date(Date.parse(end) - 86_400_000).toISOString();
+  check(
+    z.object({}).refine(() => Date.parse(start) < Date.parse(end), {
+      path: [query.end_time === undefined ? 'start_time' : 'end_time'],
+      message:
+        query.end_time === undefined
+          ? 'must be before end_time, which is now by default'
+          : 'must be after start_time',
+    }),
+    {},
+    'query',
+  );
+  return { start, end };
+}
+
 /** The 400 for a cursor that no answer of this list had. */
 export function badCursor(): Problem {
   return invalid([{ path: 'query.cursor', message: cursorMessage }]);
@@ -213,6 +268,8 @@ export const text = (maxLength: number) =>
       if (message) context.addIssue({ code: 'custom', message });
     })
     .openapi({ type: 'string', minLength: 1, maxLength });
+
+export const idempotencyHeader = z.object({ 'idempotency-key': text(255).optional() });
 
 /** Text of several lines, as people write it. */
 export const prose = (maxLength: number) =>
@@ -277,6 +334,16 @@ export function queryOf(c: Context): Record<string, string> {
   const twice = Object.entries(c.req.queries()).find(([, values]) => values.length > 1);
   if (twice) throw invalid([{ path: `query.${twice[0]}`, message: 'is given more than once' }]);
   return c.req.query();
+}
+
+/** Query parameters, and apart from them those of a prefix (label. or meta.), without it. */
+export function splitQuery(c: Context, prefix: string): [Record<string, string>, Record<string, string>] {
+  const entries = Object.entries(queryOf(c));
+  const isPrefixed = ([key]: [string, string]) => key.startsWith(prefix);
+  return [
+    Object.fromEntries(entries.filter((entry) => !isPrefixed(entry))),
+    Object.fromEntries(entries.filter(isPrefixed).map(([key, value]) => [key.slice(prefix.length), value])),
+  ];
 }
 
 /** For an endpoint that takes no query parameters: any is an error that names it. */

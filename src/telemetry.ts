@@ -7,6 +7,8 @@ export type Telemetry = ReturnType<typeof createTelemetry>;
 
 export function createTelemetry(read: {
   bufferedSamples: () => number;
+  bufferedLogBytes: () => number;
+  tailClients: () => number;
   cachedSeries: () => number;
   /** Null while it is not known. */
   lag: () => Promise<Lag | null>;
@@ -19,6 +21,22 @@ export function createTelemetry(read: {
     registers: [registry],
     collect() {
       this.set(read.bufferedSamples());
+    },
+  });
+  new Gauge({
+    name: 'obs_ingest_buffered_log_bytes',
+    help: 'Size of log lines accepted and not yet committed',
+    registers: [registry],
+    collect() {
+      this.set(read.bufferedLogBytes());
+    },
+  });
+  new Gauge({
+    name: 'obs_tail_clients',
+    help: 'Live tails of logs',
+    registers: [registry],
+    collect() {
+      this.set(read.tailClients());
     },
   });
   new Gauge({
@@ -67,15 +85,27 @@ export function createTelemetry(read: {
       help: 'Samples committed to the database',
       registers: [registry],
     }),
+    committedLines: new Counter({
+      name: 'obs_ingest_committed_log_lines_total',
+      help: 'Log lines committed to the database',
+      registers: [registry],
+    }),
+    droppedTails: new Counter({
+      name: 'obs_tail_dropped_total',
+      help: 'Live tails ended because their client did not keep up',
+      registers: [registry],
+    }),
     flushDuration: new Histogram({
       name: 'obs_ingest_flush_duration_seconds',
-      help: 'Time that a flush took, failed ones included',
+      help: 'Time that a flush of samples (signal metrics) or log lines (logs) took, failed ones included',
+      labelNames: ['signal'] as const,
       buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5],
       registers: [registry],
     }),
-    flushSamples: new Histogram({
-      name: 'obs_ingest_flush_samples',
-      help: 'Samples in a flush',
+    flushRows: new Histogram({
+      name: 'obs_ingest_flush_rows',
+      help: 'Samples, or log lines, in a flush',
+      labelNames: ['signal'] as const,
       buckets: [1, 10, 100, 1000, 2500, 5000, 10_000],
       registers: [registry],
     }),

@@ -1,4 +1,4 @@
-create function api.get_ingest_limits(_org_id int)
+create function api.get_ingest_limits(_org_id int, _table_name text)
 returns table (max_age_seconds float8)
 language plpgsql
 stable
@@ -12,14 +12,14 @@ begin
     (
       select case when isfinite(r.complete_from) then least(r.keep, now() - r.complete_from) else r.keep end
       from obs.retention r
-      where r.table_name = 'sample'
+      where r.table_name = _table_name
     ),
     (select o.retention from obs.org o where o.id = _org_id)
   ))::float8;
 end
 $$;
 comment on function api.get_ingest_limits is
-  'How old an org''s sample may be when it arrives: the retention of raw samples or the org''s own, in seconds; null: no limit.';
+  'How old what an org sends for a table, sample or log, may be when it arrives: the table''s retention or the org''s own, in seconds; null: no limit.';
 
 create function api.claim_idempotency_keys(
   _org_ids int[],

@@ -172,11 +172,11 @@ begin
 
   sample_count := 0;
   bytes_per_sample := null;
-  for _table in select * from lib.kept_tables() k where k.parent = 'service' loop
+  for _table in select * from lib.kept_tables() k where k.parent <> 'series' loop
     table_name := (select c.relname from pg_catalog.pg_class c where c.oid = _table.relation);
     execute format(
-      'select count(*), min(%1$I), max(%1$I) from %2$s where service_id = any (array(select id from obs.service where org_id = $1))',
-      _table.time_column, _table.relation
+      'select count(*), min(%1$I), max(%1$I) from %2$s where %3$I = any (array(select id from obs.%4$I where org_id = $1))',
+      _table.time_column, _table.relation, _table.parent || '_id', _table.parent
     ) into row_count, oldest, newest using _org_id;
     bytes := public.hypertable_size(_table.relation)::numeric * row_count
       / greatest(public.approximate_row_count(_table.relation), row_count, 1);
@@ -198,13 +198,18 @@ as $$
   union all
   select obs.tier_table(t.name), 'series', 'bucket' from obs.tier t
   union all
-  select t.name::regclass, 'service', t.time_column
+  select t.name::regclass, t.parent, t.time_column
   from (values
-    ('obs.probe_result', 'time'), ('obs.service_event', 'time'), ('obs.probe_1h', 'bucket'), ('obs.probe_1d', 'bucket')
-  ) as t (name, time_column)
+    ('obs.probe_result', 'service', 'time'),
+    ('obs.service_event', 'service', 'time'),
+    ('obs.probe_1h', 'service', 'bucket'),
+    ('obs.probe_1d', 'service', 'bucket'),
+    ('obs.log', 'log_stream', 'time'),
+    ('obs.log_1m', 'log_stream', 'bucket')
+  ) as t (name, parent, time_column)
 $$;
 comment on function lib.kept_tables is
-  'The hypertables that hold what an org recorded, each by way of its series or its services, for a retention of the org''s own.';
+  'The hypertables that hold what an org recorded, each by way of its series, services or log streams, for a retention of the org''s own.';
 
 create function job.delete_expired(_now timestamptz default now())
 returns bigint

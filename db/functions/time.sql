@@ -87,6 +87,16 @@ as $$
 $$;
 comment on function lib.rfc3339(timestamptz) is 'An instant as RFC 3339 text in UTC with milliseconds.';
 
+create function lib.rfc3339_micros(_time timestamptz)
+returns text
+language sql
+stable
+parallel safe
+as $$
+  select to_char(_time at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+$$;
+comment on function lib.rfc3339_micros(timestamptz) is 'An instant as RFC 3339 text in UTC with microseconds.';
+
 create function lib.json_number(_value float8)
 returns text
 language sql

@@ -1,4 +1,4 @@
-// Which times samples may have: from the retention of raw samples, or of the org, to a day ahead.
+// Which times samples and log lines may have: from their retention, or the org's, to a day ahead.
 import { LRUCache } from 'lru-cache';
 import type { Sql } from '../db.ts';
 import { unavailable } from '../errors.ts';
@@ -7,8 +7,14 @@ import type { TimeBounds } from './metrics.ts';
 const dayMicros = 86_400e6;
 const refreshMs = 60_000;
 
-/** Answers the accepted times for an org at the moment of the call; retentions are read from the database once a minute. */
-export function createTimeBounds(sql: Sql): (orgId: number) => Promise<TimeBounds> {
+/**
+ * Answers the accepted times for an org's samples, or lines, at the moment of the call; retentions are read from the
+ * database once a minute.
+ */
+export function createTimeBounds(
+  sql: Sql,
+  tableName: 'sample' | 'log',
+): (orgId: number) => Promise<TimeBounds> {
   const maxAges = new LRUCache<number, number>({
     max: 100_000,
     ttl: refreshMs,
@@ -19,7 +25,7 @@ export function createTimeBounds(sql: Sql): (orgId: number) => Promise<TimeBound
     allowStaleOnFetchRejection: true,
     async fetchMethod(orgId) {
       const [limits] = await sql<{ max_age_seconds: number | null }[]>`
-        select max_age_seconds from api.get_ingest_limits(${orgId})`;
+        select max_age_seconds from api.get_ingest_limits(${orgId}, ${tableName})`;
       return (limits?.max_age_seconds ?? Number.POSITIVE_INFINITY) * 1e6;
     },
   });

@@ -2,8 +2,8 @@
 // published schema (src/routes/metrics.ts) are written out here by hand; a property test holds the two together.
 import { type FieldError, invalid } from '../errors.ts';
 import { formatTimestamp, parseTimestamp } from '../timestamp.ts';
+import type { IdCache, SeriesIdentity } from './ids.ts';
 import { newSamples, type Samples } from './samples.ts';
-import type { SeriesCache, SeriesIdentity } from './series.ts';
 
 export const limits = {
   batch: 1000,
@@ -43,7 +43,7 @@ export async function readMetrics(
   pathOf: (index: number) => string,
   orgId: number,
   bounds: TimeBounds,
-  cache: SeriesCache,
+  cache: IdCache<SeriesIdentity>,
 ): Promise<Samples> {
   const samples = newSamples(items.length);
   const errors: FieldError[] = [];
@@ -84,7 +84,7 @@ export async function readMetrics(
           break;
         default:
           // A few are enough to see what is wrong, and a small body can hold a million.
-          if (++unknownFields <= 10) errors.push(unknownField(pathOf(i), field));
+          if (++unknownFields <= 10) errors.push(unknownField(pathOf(i), field, knownFields));
       }
     }
 
@@ -108,7 +108,11 @@ export async function readMetrics(
         lastText = timestamp;
       }
       if (lastTime >= bounds.min && lastTime <= bounds.max) samples.times[i] = lastTime;
-      else errors.push({ path: join(pathOf(i), 'timestamp'), message: timestampProblem(lastTime, bounds) });
+      else
+        errors.push({
+          path: join(pathOf(i), 'timestamp'),
+          message: timestampProblem(lastTime, bounds, 'raw samples'),
+        });
     }
 
     const key = seriesKey(orgId, name, serviceName, labels);
@@ -215,20 +219,19 @@ export function labelProblems(labels: unknown): FieldError[] {
 
 export const valueProblem = 'must be from -1e300 to 1e300';
 
-function unknownField(path: string, field: string): FieldError {
-  return {
-    path: join(path, field.slice(0, 100)),
-    message: 'unknown field; known are name, value, labels, service_name, timestamp',
-  };
+const knownFields = 'name, value, labels, service_name, timestamp';
+
+export function unknownField(path: string, field: string, known: string): FieldError {
+  return { path: join(path, field.slice(0, 100)), message: `unknown field; known are ${known}` };
 }
 
-function timestampProblem(time: number, bounds: TimeBounds): string {
+export function timestampProblem(time: number, bounds: TimeBounds, what: string): string {
   if (Number.isNaN(time)) return 'expected RFC 3339 text such as 2026-01-31T12:00:00Z, or epoch milliseconds';
   return time > bounds.max
     ? `must not be more than a day ahead (${formatTimestamp(bounds.max)})`
-    : `must not be older than the retention of raw samples (${formatTimestamp(bounds.min)})`;
+    : `must not be older than the retention of ${what} (${formatTimestamp(bounds.min)})`;
 }
 
-function join(path: string, field: string): string {
+export function join(path: string, field: string): string {
   return path ? `${path}.${field}` : field;
 }

@@ -5,10 +5,8 @@ import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
-import { check, endpoint, queryOf, responses, text, timestampSchema } from '../request.ts';
+import { check, endpoint, rangeOf, responses, splitQuery, text, timestampSchema } from '../request.ts';
 import { labelsSchema } from './metrics.ts';
-
-const dayMs = 86_400_000;
 
 const selection = {
   start_time: timestampSchema.optional(),
@@ -182,33 +180,8 @@ function nameOf(c: Context<AuthEnv>): string {
 
 /** Query parameters by a schema, and apart from them the labels, given as label.K=V. */
 function readQuery<Schema extends z.ZodType>(c: Context<AuthEnv>, schema: Schema) {
-  const entries = Object.entries(queryOf(c));
-  const prefix = 'label.';
-  const labels = entries.flatMap(([key, value]) =>
-    key.startsWith(prefix) ? [[key.slice(prefix.length), value]] : [],
-  );
-  return {
-    query: check(schema, Object.fromEntries(entries.filter(([key]) => !key.startsWith(prefix))), 'query'),
-    labels: check(labelsSchema, Object.fromEntries(labels), 'query.label'),
-  };
-}
-
-/** The range asked for: the last 24 hours by default. */
-function rangeOf(query: { start_time?: string | undefined; end_time?: string | undefined }) {
-  const end = query.end_time ?? new Date().toISOString();
-  const start = query.start_time ?? new Date(Date.parse(end) - dayMs).toISOString();
-  check(
-    z.object({}).refine(() => Date.parse(start) < Date.parse(end), {
-      path: [query.end_time === undefined ? 'start_time' : 'end_time'],
-      message:
-        query.end_time === undefined
-          ? 'must be before end_time, which is now by default'
-          : 'must be after start_time',
-    }),
-    {},
-    'query',
-  );
-  return { start, end };
+  const [query, labels] = splitQuery(c, 'label.');
+  return { query: check(schema, query, 'query'), labels: check(labelsSchema, labels, 'query.label') };
 }
 
 function answer(c: Context<AuthEnv>, name: string, json: string | null | undefined) {

@@ -1,28 +1,23 @@
 // Metrics: recording samples and querying them.
-import { createHash } from 'node:crypto';
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type AuthEnv, permit } from '../auth.ts';
 import { arrayLiteral, type Sql } from '../db.ts';
-import { invalid } from '../errors.ts';
-import type { Committer, IdempotencyKey } from '../ingest/commit.ts';
+import type { Committer } from '../ingest/commit.ts';
+import type { IdCache, SeriesIdentity } from '../ingest/ids.ts';
+import { labelProblems, limits, readMetrics, type TimeBounds, valueProblem } from '../ingest/metrics.ts';
+import type { Samples } from '../ingest/samples.ts';
 import {
-  labelProblems,
-  limits,
-  readMetrics,
-  type TimeBounds,
-  textProblem,
-  valueProblem,
-} from '../ingest/metrics.ts';
-import type { SeriesCache } from '../ingest/series.ts';
-import {
+  batchItems,
   check,
   cursorSchema,
   endpoint,
   endsAfterStart,
+  idempotencyHeader,
   parseJson,
   queryOf,
   readBody,
+  readIdempotencyKey,
   responses,
   text,
   timestampSchema,
@@ -63,21 +58,27 @@ export const batchSchema = z
   .strictObject({ metrics: z.array(metricSchema).min(1).max(limits.batch) })
   .openapi('MetricBatch');
 
-const recordedSchema = z.object({ recorded: z.number().int() }).openapi('Recorded');
+export const recordedSchema = z.object({ recorded: z.number().int() }).openapi('Recorded');
 
 const windowUnits: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 };
 const maxWindowSeconds = 366 * 86_400;
 
-const windowSchema = z
+/** Length of a window such as 5m; NaN where it is none. */
+export function windowSeconds(window: string): number {
+  const match = /^([1-9]\d{0,7})([smhdw])$/.exec(window);
+  return match ? Number(match[1]) * windowUnits[match[2]!]! : Number.NaN;
+}
+
+export const windowSchema = z
   .string()
-  .refine((window) => {
-    const match = /^([1-9]\d{0,7})([smhdw])$/.exec(window);
-    return match !== null && Number(match[1]) * windowUnits[match[2]!]! <= maxWindowSeconds;
-  }, 'expected a number and a unit of s, m, h, d or w, such as 5m, of at most 366d')
+  .refine(
+    (window) => windowSeconds(window) <= maxWindowSeconds,
+    'expected a number and a unit of s, m, h, d or w, such as 5m, of at most 366d',
+  )
   .openapi({ example: '1h' });
 
 // A name, not an offset: PostgreSQL reads the sign of one the other way round.
-const timeZoneSchema = z.string().refine((zone) => {
+export const timeZoneSchema = z.string().refine((zone) => {
   try {
     return /^[A-Za-z]/.test(zone) && Boolean(new Intl.DateTimeFormat('en', { timeZone: zone }));
   } catch {
@@ -152,8 +153,8 @@ const metricListSchema = z
 
 export interface MetricsDependencies {
   sql: Sql;
-  cache: SeriesCache;
-  committer: Committer;
+  cache: IdCache<SeriesIdentity>;
+  committer: Committer<Samples>;
   /** Accepted times of an org's samples at this moment. */
   timeBounds: (orgId: number) => Promise<TimeBounds>;
   maxBodyBytes: number;
@@ -161,7 +162,6 @@ export interface MetricsDependencies {
 
 const tags = ['Metrics'];
 const security = [{ bearer: [] }];
-const idempotencyHeader = z.object({ 'idempotency-key': text(255).optional() });
 
 export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes }: MetricsDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
@@ -214,7 +214,7 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       responses: responses(201, 'Recorded', recordedSchema, [400, 401, 403, 413, 415, 422, 503]),
     }),
     permit('ingest'),
-    (c) => record(c, (body) => [batchItems(body), (i) => `metrics[${i}]`]),
+    (c) => record(c, (body) => [batchItems(body, 'metrics', limits.batch), (i) => `metrics[${i}]`]),
   );
 
   endpoint(
@@ -290,31 +290,4 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
   );
 
   return router;
-}
-
-function batchItems(body: unknown): unknown[] {
-  if (typeof body !== 'object' || body === null || Array.isArray(body))
-    throw invalid([{ path: '', message: 'expected an object' }]);
-  const unknown = Object.keys(body).filter((key) => key !== 'metrics');
-  if (unknown.length > 0)
-    throw invalid(unknown.map((path) => ({ path, message: 'unknown field; known is metrics' })));
-  const { metrics } = body as { metrics?: unknown };
-  if (metrics === undefined) throw invalid([{ path: 'metrics', message: 'is required' }]);
-  if (!Array.isArray(metrics)) throw invalid([{ path: 'metrics', message: 'expected a list' }]);
-  if (metrics.length === 0 || metrics.length > limits.batch) {
-    throw invalid([
-      { path: 'metrics', message: `must hold 1 to ${limits.batch} samples, holds ${metrics.length}` },
-    ]);
-  }
-  return metrics;
-}
-
-function readIdempotencyKey(c: Context<AuthEnv>, body: Buffer): IdempotencyKey | undefined {
-  const key = c.req.header('Idempotency-Key');
-  if (key === undefined) return undefined;
-  const problem = textProblem(key, 255);
-  if (problem) throw invalid([{ path: 'header.Idempotency-Key', message: problem }]);
-  // What was sent where: the same body to another endpoint is another request.
-  const bodyHash = createHash('sha256').update(c.req.path).update('\0').update(body).digest();
-  return { key, bodyHash };
 }

@@ -300,7 +300,7 @@ test('a longer retention does not take what was dropped for empty', async () => 
   await sql`select obs.set_retention('sample', interval '30 days')`;
   const [{ days, limit }] = await sql<[{ days: number; limit: number }]>`
     select extract(epoch from now() - obs.kept_from('sample', now()))::float8 / 86400 as days,
-      (select max_age_seconds from api.get_ingest_limits(${orgId})) / 86400 as limit`;
+      (select max_age_seconds from api.get_ingest_limits(${orgId}, 'sample')) / 86400 as limit`;
   expect(days).toBeGreaterThanOrEqual(7);
   expect(days).toBeLessThan(8);
   expect(limit).toBeCloseTo(days, 6);

@@ -12,7 +12,7 @@ import { afterAll, beforeAll, expect } from 'vitest';
 import { dataFolder } from '../../db/server/find.ts';
 import { createApp, type Observability } from '../../src/app.ts';
 import { parseConfig } from '../../src/config.ts';
-import { connect, connectSession } from '../../src/db.ts';
+import { connect, connectSession, listen } from '../../src/db.ts';
 import { useDatabase } from './database.ts';
 import { jwtSecret, signToken } from './process.ts';
 
@@ -57,15 +57,23 @@ export function useApi(env: Record<string, string> = {}): TestApi {
       max: 5,
       statementTimeoutMs: config.statementTimeoutMs,
     });
-    const sessions = Array.from({ length: config.ingestConnections }, () =>
-      connectSession(config.apiDatabaseUrl, { name: 'test-api-ingest' }),
-    );
+    const openSessions = () =>
+      Array.from({ length: config.ingestConnections }, () =>
+        connectSession(config.apiDatabaseUrl, { name: 'test-api-ingest' }),
+      );
+    const sessions = openSessions();
+    const logSessions = openSessions();
     const observability = createApp({
       config,
       log: pino({ level: 'error' }, { write: (line: string) => logged.push(line) }),
       sql,
       controlSql: sql,
       sessions,
+      logSessions,
+      exportSql: sql,
+      tailSql: sql,
+      listen: (onNotify, onListening) =>
+        listen(config.apiDatabaseUrl, { name: 'test-api-listen' }, 'obs_log', onNotify, onListening),
     });
     server = serve({ fetch: observability.app.fetch, port: 0, hostname: '127.0.0.1' }) as Server;
     await new Promise((resolve) => server.once('listening', resolve));
@@ -92,7 +100,7 @@ export function useApi(env: Record<string, string> = {}): TestApi {
       });
       const text = await response.text();
       const type = response.headers.get('Content-Type') ?? '';
-      const body = /json/.test(type) ? JSON.parse(text) : text;
+      const body = /[/+]json\b/.test(type) ? JSON.parse(text) : text;
       expect(response.status, `${method} ${target}: ${logged.at(-1)}`).not.toBe(500);
       const route = routeOf(observability.app, method, target);
       if (route) {
@@ -104,8 +112,11 @@ export function useApi(env: Record<string, string> = {}): TestApi {
     stop = async () => {
       server.closeAllConnections();
       server.close();
-      await observability.committer.drain();
-      await Promise.all([sql.end({ timeout: 5 }), ...sessions.map((session) => session.end())]);
+      await observability.drain();
+      await Promise.all([
+        sql.end({ timeout: 5 }),
+        ...[...sessions, ...logSessions].map((session) => session.end()),
+      ]);
     };
   });
 

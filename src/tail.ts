@@ -1,0 +1,348 @@
+// Live tails of logs: one connection that listens and a query for each org that anything arrives for, however many
+// clients there are. Filters are answered by the database, so that a tail shows what a search would find.
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import type { Sql } from './db.ts';
+import { Problem, unavailable } from './errors.ts';
+
+/** As lib.read_log_filter takes it. */
+export interface LogFilter {
+  service_name?: string | undefined;
+  level?: string | undefined;
+  q?: string | undefined;
+  contains?: string | undefined;
+  metadata?: Record<string, string> | undefined;
+  trace_id?: string | undefined;
+}
+
+/** How far a client has read: everything of a flush, or of the next one up to a line. */
+export interface Place {
+  position: number;
+  id: number;
+}
+
+export interface TailOptions {
+  sql: Sql;
+  log: Logger;
+  /** Listens to channel obs_log: see listen of db.ts. */
+  listen: (onNotify: (payload: string) => void, onListening: () => void) => { end(): Promise<void> };
+  maxClients: number;
+  onDrop?: () => void;
+}
+
+export interface LogTail {
+  /** A stream of server-sent events, until a time: lines that arrive from now on, or that arrived after a place. */
+  open(
+    orgId: number,
+    filter: LogFilter,
+    expiresAt: number,
+    after?: Place,
+  ): Promise<ReadableStream<Uint8Array>>;
+  clients(): number;
+  /** Ends every stream; no new one is opened. */
+  close(): Promise<void>;
+}
+
+interface Client {
+  filter: LogFilter;
+  place: Place;
+  expiresAt: number;
+  isEnded: boolean;
+  /** Hands over bytes, unless the client is too far behind. */
+  send(bytes: Uint8Array): void;
+  /** Resolves once there is room, or the client has ended. */
+  room(): Promise<void>;
+  end(): void;
+}
+
+interface Org {
+  id: number;
+  /** What the clients below have been sent everything of. */
+  position: number;
+  /** By filter: what is the same for all of them is evaluated, and written, once. */
+  groups: Map<string, Set<Client>>;
+  isDirty: boolean;
+  isReading: boolean;
+}
+
+interface Event extends Place {
+  filters: number[];
+  line: string;
+}
+
+// A client that has not taken this much is dropped. It comes back where it was, with Last-Event-ID.
+const maxBufferedBytes = 1024 ** 2;
+const maxLines = 5000;
+const gatherMs = 100;
+const heartbeatMs = 15_000;
+// Notifications are not lost; should one be all the same, or its connection fall silent.
+const lookAgainMs = 5000;
+
+const wholeFlush = Number.MAX_SAFE_INTEGER;
+
+/** The id of an event: position, or position-id where more of the flush is to come. */
+export function formatPlace({ position, id }: Place): string {
+  return id === wholeFlush ? String(position) : `${position}-${id}`;
+}
+
+export function parsePlace(text: string): Place | undefined {
+  const match = /^(\d{1,15})(?:-(\d{1,15}))?$/.exec(text);
+  return match ? { position: Number(match[1]), id: match[2] ? Number(match[2]) : wholeFlush } : undefined;
+}
+
+function isAfter(a: Place, b: Place): boolean {
+  return a.position > b.position || (a.position === b.position && a.id > b.id);
+}
+
+export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOptions): LogTail {
+  const orgs = new Map<number, Org>();
+  const clients = new Set<Client>();
+  let listener: { listening: Promise<void>; end(): Promise<void> } | undefined;
+  let isClosed = false;
+
+  const heartbeat = setInterval(() => {
+    // Tells proxies that the connection lives, and the client how far it has come when nothing was for it.
+    for (const client of clients) {
+      if (client.expiresAt < Date.now()) client.end();
+      else client.send(encode(`id: ${formatPlace(client.place)}\n:\n\n`));
+    }
+  }, heartbeatMs).unref();
+  const lookAgain = setInterval(() => wake('*'), lookAgainMs).unref();
+
+  function startListening() {
+    const begun = Promise.withResolvers<void>();
+    const { end } = listen(wake, () => {
+      begun.resolve();
+      wake('*');
+    });
+    return { listening: begun.promise, end };
+  }
+
+  function wake(orgIds: string) {
+    const woken = orgIds === '*' ? orgs.keys() : orgIds.split(',').map(Number);
+    for (const id of woken) {
+      const org = orgs.get(id);
+      if (!org) continue;
+      org.isDirty = true;
+      if (!org.isReading) void readOn(org);
+    }
+  }
+
+  async function readOn(org: Org) {
+    org.isReading = true;
+    while (org.isDirty && org.groups.size > 0) {
+      org.isDirty = false;
+      try {
+        const groups = [...org.groups.values()];
+        const after = org.position;
+        const { until, isGap, events } = await read(
+          org.id,
+          after,
+          groups.map(([client]) => client!.filter),
+        );
+        if (until > after) {
+          for (const [i, group] of groups.entries())
+            deliver(
+              group,
+              events.filter((event) => event.filters.includes(i)),
+              { position: until, id: wholeFlush },
+              isGap,
+            );
+          org.position = until;
+          org.isDirty = true;
+        }
+        // What comes meanwhile is read, and written, together.
+        await sleep(gatherMs);
+      } catch (error) {
+        log.debug({ error, org_id: org.id }, 'what arrived could not be read');
+        org.isDirty = true;
+        await sleep(1000);
+      }
+    }
+    org.isReading = false;
+    if (org.groups.size === 0) orgs.delete(org.id);
+  }
+
+  async function read(orgId: number, after: number, filters: LogFilter[]) {
+    const [head, ...rows] = await sql<
+      {
+        until: string;
+        is_gap: boolean;
+        position: string;
+        id: string;
+        filters: number[];
+        line: string;
+      }[]
+    >`
+      select until_position as until, is_gap, position, id, filter_numbers as filters, line
+      from api.tail_logs(${orgId}::int, ${after}::bigint, ${JSON.stringify(filters)}::text::jsonb, ${maxLines}::int)`;
+    return {
+      until: Number(head!.until),
+      isGap: head!.is_gap,
+      events: rows.map(
+        (row): Event => ({
+          position: Number(row.position),
+          id: Number(row.id),
+          filters: row.filters,
+          line: row.line,
+        }),
+      ),
+    };
+  }
+
+  function deliver(group: Iterable<Client>, events: Event[], until: Place, isGap: boolean) {
+    const first = events[0];
+    let shared: Uint8Array | undefined;
+    for (const client of group) {
+      if (!isAfter(until, client.place)) continue;
+      const isWhole = first !== undefined && isAfter(first, client.place);
+      let bytes: Uint8Array | undefined;
+      if (isWhole) {
+        shared ??= encode(write(events));
+        bytes = shared;
+      } else {
+        const rest = events.filter((event) => isAfter(event, client.place));
+        if (rest.length > 0) bytes = encode(write(rest));
+      }
+      if (isGap)
+        client.send(
+          encode('event: gap\ndata: {"reason":"what arrived meanwhile is no longer kept for tails"}\n\n'),
+        );
+      if (bytes) client.send(bytes);
+      client.place = until;
+    }
+  }
+
+  async function open(orgId: number, filter: LogFilter, expiresAt: number, after?: Place) {
+    if (isClosed) throw unavailable('draining', 'The service is about to stop. Try again shortly.');
+    if (clients.size >= maxClients)
+      throw new Problem(429, 'too_many_tails', `There are ${maxClients} live tails already.`, {
+        headers: { 'Retry-After': '10' },
+      });
+    listener ??= startListening();
+    // First: what arrives after the position that is read next has to be notified.
+    await Promise.race([listener.listening, sleep(5000, undefined, { ref: false })]);
+    const [row] = await sql<{ position: string }[]>`select api.get_log_position(${orgId}::int) as position`;
+    const now = { position: Number(row!.position), id: wholeFlush };
+    // A place that is still to come is of another database.
+    const place = after && !isAfter(after, now) ? after : now;
+    return newStream(orgId, filter, expiresAt, place);
+  }
+
+  function newStream(
+    orgId: number,
+    filter: LogFilter,
+    expiresAt: number,
+    place: Place,
+  ): ReadableStream<Uint8Array> {
+    let client: Client;
+    let onRoom: (() => void) | undefined;
+    return new ReadableStream<Uint8Array>(
+      {
+        start(controller) {
+          client = {
+            filter,
+            place,
+            expiresAt,
+            isEnded: false,
+            send(bytes) {
+              if (client.isEnded) return;
+              if (controller.desiredSize! > 0) controller.enqueue(bytes);
+              else {
+                onDrop?.();
+                leave();
+                controller.error(new Error('the client does not keep up'));
+              }
+            },
+            room() {
+              if (client.isEnded || controller.desiredSize! > 0) return Promise.resolve();
+              return new Promise((resolve) => {
+                onRoom = resolve;
+              });
+            },
+            end() {
+              if (client.isEnded) return;
+              leave();
+              controller.close();
+            },
+          };
+          clients.add(client);
+          client.send(encode(`retry: 2000\nid: ${formatPlace(place)}\n\n`));
+          void follow();
+        },
+        pull: () => onRoom?.(),
+        cancel: () => leave(),
+      },
+      new ByteLengthQueuingStrategy({ highWaterMark: maxBufferedBytes }),
+    );
+
+    function leave() {
+      client.isEnded = true;
+      clients.delete(client);
+      onRoom?.();
+      const org = orgs.get(orgId);
+      const key = JSON.stringify(filter);
+      const group = org?.groups.get(key);
+      if (group?.delete(client) && group.size === 0) org!.groups.delete(key);
+      if (org?.groups.size === 0 && !org.isReading) orgs.delete(orgId);
+    }
+
+    // Reads by itself what it has missed, and joins the others where they are.
+    async function follow() {
+      while (!client.isEnded) {
+        let org = orgs.get(orgId);
+        if (!org) {
+          org = {
+            id: orgId,
+            position: client.place.position,
+            groups: new Map(),
+            isDirty: false,
+            isReading: false,
+          };
+          // Of a flush that is read in part the rest is to come.
+          if (client.place.id !== wholeFlush) org.position--;
+          orgs.set(orgId, org);
+        }
+        const position = client.place.id === wholeFlush ? client.place.position : client.place.position - 1;
+        if (position >= org.position) {
+          const key = JSON.stringify(filter);
+          const group = org.groups.get(key);
+          if (group) group.add(client);
+          else org.groups.set(key, new Set([client]));
+          wake(String(orgId));
+          return;
+        }
+        try {
+          const { until, isGap, events } = await read(orgId, position, [filter]);
+          await client.room();
+          deliver([client], events, { position: until, id: wholeFlush }, isGap);
+        } catch (error) {
+          log.debug({ error, org_id: orgId }, 'what arrived could not be read');
+          await sleep(1000);
+        }
+      }
+    }
+  }
+
+  return {
+    open,
+    clients: () => clients.size,
+    async close() {
+      isClosed = true;
+      clearInterval(heartbeat);
+      clearInterval(lookAgain);
+      for (const client of clients) client.end();
+      await listener?.end();
+    },
+  };
+}
+
+const encoder = new TextEncoder();
+
+function encode(text: string): Uint8Array {
+  return encoder.encode(text);
+}
+
+function write(events: Event[]): string {
+  return events.map((event) => `id: ${formatPlace(event)}\nevent: log\ndata: ${event.line}\n\n`).join('');
+}

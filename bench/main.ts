@@ -1,11 +1,14 @@
 // make bench: measures a service of its own, on databases of its own, on the server that make up would use.
 import { parseArgs } from 'node:util';
+import postgres from 'postgres';
 import { findServer } from '../db/server/find.ts';
+import { roleUrl } from '../src/config.ts';
 import { cloneDatabase, createTemplate, dropDatabases } from '../test/support/database.ts';
 import { signToken, startService } from '../test/support/process.ts';
 import { benchAnalytics, benchHistory, hosts, newHistory, storeHistory } from './history.ts';
 import { benchCopy, benchIngest, ownIngest } from './ingest.ts';
 import { logComparison, type Row } from './load.ts';
+import { benchLogIngest, benchLogSearch, benchTails } from './logs.ts';
 import { benchPeers } from './peers.ts';
 import { benchFleet, benchHealth } from './probes.ts';
 import { benchQuery, dayTicks, newDay, ownQuery, storeDay } from './query.ts';
@@ -25,10 +28,12 @@ if (
   !(
     seconds > 0 &&
     day.series > 0 &&
-    ['ingest', 'query', 'history', 'probes', 'rules', undefined].includes(options.only)
+    ['ingest', 'query', 'history', 'probes', 'rules', 'logs', undefined].includes(options.only)
   )
 )
-  throw new Error('usage: [--only ingest|query|history|probes|rules] [--seconds S] [--samples N] [--peers]');
+  throw new Error(
+    'usage: [--only ingest|query|history|probes|rules|logs] [--seconds S] [--samples N] [--peers]',
+  );
 if (options.only === 'history') {
   await runHistory();
   process.exit();
@@ -40,6 +45,10 @@ if (options.only === 'probes') {
 
 if (options.only === 'rules') {
   await runRules();
+  process.exit();
+}
+if (options.only === 'logs') {
+  await runLogs();
   process.exit();
 }
 
@@ -144,6 +153,28 @@ async function runRules() {
     console.log(`\nAlert rules on 5000 series each 10 s (${server.edition} edition)`);
     await benchRules(await cloneDatabase(server));
     await benchAlertLatency(await cloneDatabase(server), await signToken(), 60);
+  } finally {
+    await dropDatabases(server);
+  }
+}
+
+async function runLogs() {
+  const server = await createTemplate((await findServer(console.log)).url);
+  try {
+    const token = await signToken();
+    console.log(`\nLogs (${server.edition} edition, ${seconds} s each; lines a second)`);
+    await benchLogIngest(await cloneDatabase(server), token, seconds, 'with the index of words');
+    const unindexed = await cloneDatabase(server);
+    const sql = postgres(unindexed, { max: 1 });
+    await sql`drop index obs.log_words`;
+    await sql.end();
+    await benchLogIngest(unindexed, token, seconds, 'without it');
+    console.log(`\nTails (${4 * seconds} s each)`);
+    await benchTails(await cloneDatabase(server), token, 4 * seconds);
+    const lines = Number(options.samples ?? 10_000_000);
+    console.log(`\nSearches (${server.edition} edition, one connection)`);
+    const databaseUrl = await cloneDatabase(server);
+    await benchLogSearch(databaseUrl, roleUrl(databaseUrl, 'obs_api'), token, lines);
   } finally {
     await dropDatabases(server);
   }

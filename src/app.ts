@@ -184,6 +184,8 @@ export function createApp(options: AppOptions): Observability {
       sql: controlSql,
       bufferedSamples: committer.buffered,
       bufferSize: config.bufferSamples,
+      bufferedLogBytes: logCommitter.buffered,
+      logBufferBytes: config.bufferLogBytes,
       isDraining: () => isDraining,
     }),
   );

@@ -91,7 +91,9 @@ interface OneConnection {
 
 function connectOne(url: string, options: Omit<DatabaseOptions, 'max'>): OneConnection {
   const connection: Omit<OneConnection, 'sql'> = { epoch: 0, isConnected: false };
-  const sql = open(url, { ...options, max: 1 }, (socket) => {
+  // A process that is stopped, or cut off, in the middle of a transaction must not go on holding its locks.
+  const parameters = { idle_in_transaction_session_timeout: 10_000 };
+  const onSocket = (socket: net.Socket) => {
     const change = () => {
       connection.epoch++;
       connection.isConnected = false;
@@ -99,7 +101,8 @@ function connectOne(url: string, options: Omit<DatabaseOptions, 'max'>): OneConn
     change();
     socket.once('error', change);
     socket.once('close', change);
-  });
+  };
+  const sql = open(url, { ...options, max: 1 }, onSocket, {}, parameters);
   return Object.assign(connection, { sql });
 }
 
@@ -207,6 +210,7 @@ function open(
   options: DatabaseOptions,
   onSocket: (socket: net.Socket) => void,
   more: Record<string, unknown> = {},
+  parameters: Record<string, number> = {},
 ): Sql {
   const target = new URL(url);
   const socketFolder = target.searchParams.get('host');
@@ -222,6 +226,7 @@ function open(
       application_name: options.name,
       TimeZone: 'UTC',
       ...(options.statementTimeoutMs ? { statement_timeout: options.statementTimeoutMs } : {}),
+      ...parameters,
     },
     onnotice: () => {},
     // An error in answer to the look-up of array types would end the process: postgres.js leaves it unhandled.

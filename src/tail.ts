@@ -72,7 +72,8 @@ interface Event extends Place {
 
 // A client that has not taken this much is dropped. It comes back where it was, with Last-Event-ID.
 const maxBufferedBytes = 1024 ** 2;
-const maxLines = 5000;
+// Of lines that are read at once, whoever they are for; a flush is read as a whole.
+const maxReadBytes = 4 * 1024 ** 2;
 const gatherMs = 100;
 const heartbeatMs = 15_000;
 // Notifications are not lost; should one be all the same, or its connection fall silent.
@@ -175,7 +176,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
       }[]
     >`
       select until_position as until, is_gap, position, id, filter_numbers as filters, line
-      from api.tail_logs(${orgId}::int, ${after}::bigint, ${JSON.stringify(filters)}::text::jsonb, ${maxLines}::int)`;
+      from api.tail_logs(${orgId}::int, ${after}::bigint, ${JSON.stringify(filters)}::text::jsonb, ${maxReadBytes}::int)`;
     return {
       until: Number(head!.until),
       isGap: head!.is_gap,

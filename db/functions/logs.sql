@@ -79,10 +79,11 @@ begin
   -- Held until the commit, so that positions become visible in their order.
   perform pg_advisory_xact_lock(hashtext('obs.log_arrival'));
   _position := nextval('obs.log_position');
-  insert into obs.log_arrival (position, org_id, log_stream_id, minute, line_count, first_id, last_id, oldest, newest)
-  select _position, a.org_id, a.log_stream_id, a.minute, a.line_count, a.first_id, a.last_id, a.oldest, a.newest
+  insert into obs.log_arrival (position, org_id, log_stream_id, minute, line_count, byte_count, first_id, last_id, oldest, newest)
+  select _position, a.org_id, a.log_stream_id, a.minute, a.line_count, a.byte_count, a.first_id, a.last_id, a.oldest, a.newest
   from jsonb_to_recordset(_arrivals) as a (
-    org_id int, log_stream_id int, minute timestamptz, line_count int, first_id bigint, last_id bigint, oldest timestamptz, newest timestamptz
+    org_id int, log_stream_id int, minute timestamptz, line_count int, byte_count int,
+    first_id bigint, last_id bigint, oldest timestamptz, newest timestamptz
   );
   perform pg_notify('obs_log', case when length(o.org_ids) < 7900 then o.org_ids else '*' end)
   from (select string_agg(distinct a ->> 'org_id', ',') as org_ids from jsonb_array_elements(_arrivals) as a) as o;
@@ -91,7 +92,7 @@ end
 $$;
 comment on function api.announce_logs is
   'Tells of the lines of a flush, at the end of the transaction that writes them: an array of {org_id, log_stream_id, minute, '
-  'line_count, first_id, last_id, oldest, newest} for obs.log_arrival. Notifies channel obs_log, at the commit, with the ids of '
+  'line_count, byte_count, first_id, last_id, oldest, newest} for obs.log_arrival. Notifies channel obs_log, at the commit, with the ids of '
   'the orgs, or *. Returns the flush''s position. A flush holds lines of many orgs. To be followed by the commit without a '
   'pause: until then no other flush is announced.';
 
@@ -246,6 +247,23 @@ $$;
 comment on function lib.log_line is
   'A line as JSON, as the API answers it. Its id tells where it is: microseconds since 1970, and the id among lines of that time.';
 
+create function lib.list_log_chunks()
+returns table (range_start timestamptz, range_end timestamptz, is_compressed boolean)
+language plpgsql
+stable
+set search_path = ''
+-- Planning the view takes longer than reading it.
+set plan_cache_mode = 'force_generic_plan'
+as $$
+begin
+  return query
+  select c.range_start, c.range_end, c.is_compressed
+  from timescaledb_information.chunks c
+  where c.hypertable_schema = 'obs' and c.hypertable_name = 'log';
+end
+$$;
+comment on function lib.list_log_chunks is 'The chunks of obs.log; is_compressed: in the columnstore.';
+
 create function lib.count_log_lines(_stream_ids int[], _start timestamptz, _end timestamptz)
 returns table (log_stream_id int, minute timestamptz, line_count bigint)
 language plpgsql
@@ -268,7 +286,7 @@ $$;
 comment on function lib.count_log_lines is
   'Numbers of lines of streams, by minutes that begin in [_start, _end), to be added up: counted ones and those that have just arrived.';
 
-create function lib.lines_back(_stream_ids int[], _before timestamptz, _count bigint)
+create function lib.lines_back(_stream_ids int[], _from timestamptz, _before timestamptz, _count bigint)
 returns timestamptz
 language plpgsql
 stable
@@ -277,6 +295,7 @@ as $$
 declare
   _span interval;
   _minute record;
+  _minute_end timestamptz;
 begin
   -- Most often the last minutes tell; the counts of a day of many services are some hundred thousand.
   foreach _span in array array['10 minutes', '3 hours', '2 days', '400 days']::interval[] loop
@@ -284,27 +303,32 @@ begin
     from (
       select m.minute, sum(m.line_count) as line_count,
         sum(sum(m.line_count)) over (order by m.minute desc) - sum(m.line_count) as later_count
-      from lib.count_log_lines(_stream_ids, date_trunc('minute', _before - _span), _before) as m
+      from lib.count_log_lines(_stream_ids, date_trunc('minute', greatest(_from, _before - _span)), _before) as m
       group by m.minute
     ) as c
     where c.later_count < _count
     order by c.minute
     limit 1;
     if _minute.later_count + _minute.line_count >= _count then
-      return case
-        -- Some part of a busy minute, as if its lines were spread evenly over it.
-        when _minute.line_count > _count
-          then least(_before, _minute.minute + interval '1 minute')
-            - (least(_before, _minute.minute + interval '1 minute') - _minute.minute) * ((_count - _minute.later_count) / _minute.line_count)::float8
-        else _minute.minute
-      end;
+      _minute_end := least(_before, _minute.minute + interval '1 minute');
+      return greatest(_from, least(
+        _before - interval '1 microsecond',
+        case
+          -- Some part of a busy minute, as if its lines were spread evenly over it.
+          when _minute.line_count > _count
+            then _minute_end - (_minute_end - _minute.minute) * ((_count - _minute.later_count) / _minute.line_count)::float8
+          else _minute.minute
+        end
+      ));
     end if;
+    exit when _before - _span <= _from;
   end loop;
-  return timestamptz '-infinity';
+  return _from;
 end
 $$;
 comment on function lib.lines_back is
-  'About where the last _count lines of streams before a time begin, by the counts of whole minutes; -infinity when there are not so many.';
+  'About where the last _count lines of streams in [_from, _before) begin, before _before at any rate, by the '
+  'counts of whole minutes; _from when there are not so many.';
 
 create function lib.find_logs(
   _org_id int,
@@ -351,8 +375,7 @@ begin
     least(_end, _before_time + interval '1 microsecond', max(c.range_end)),
     coalesce(max(c.range_end) filter (where c.is_compressed), '-infinity')
   into _chunk_starts, _from, _bound, _indexed_from
-  from timescaledb_information.chunks c
-  where c.hypertable_schema = 'obs' and c.hypertable_name = 'log';
+  from lib.list_log_chunks() c;
   if _chunk_starts is null or _from >= _bound or cardinality(_stream_ids) = 0 then
     return;
   end if;
@@ -384,7 +407,7 @@ begin
         limit _limit - cardinality(lines)
       );
     else
-      until_time := greatest(_from, lib.lines_back(_stream_ids, _bound, _step));
+      until_time := lib.lines_back(_stream_ids, _from, _bound, _step);
       lines := lines || array(
         select f.line
         from unnest(_stream_ids) as s (id)
@@ -508,8 +531,7 @@ begin
   _stream_ids := array(select s.id from obs.log_stream s where s.org_id = _org_id and s.service_name = _service_name);
   select greatest(lib.org_kept_from(_org_id), min(c.range_start)), max(c.range_end)
   into _from, _until
-  from timescaledb_information.chunks c
-  where c.hypertable_schema = 'obs' and c.hypertable_name = 'log';
+  from lib.list_log_chunks() c;
   return query
   with nearest as (
     select l.*
@@ -808,7 +830,7 @@ end
 $$;
 comment on function api.get_log_position is 'A position of obs.log_arrival that everything of an org that is committed is at or before.';
 
-create function api.tail_logs(_org_id int, _after bigint, _filters jsonb, _limit int)
+create function api.tail_logs(_org_id int, _after bigint, _filters jsonb, _max_bytes int)
 returns table (until_position bigint, is_gap boolean, "position" bigint, id bigint, filter_numbers json, line text)
 language plpgsql
 stable
@@ -826,14 +848,14 @@ begin
   into _until, _oldest, _newest
   from (
     select a.position, min(a.oldest) as oldest, max(a.newest) as newest,
-      sum(sum(a.line_count)) over (order by a.position) - sum(a.line_count) as lines_before
+      sum(sum(a.byte_count)) over (order by a.position) - sum(a.byte_count) as bytes_before
     from obs.log_arrival a
     where a.org_id = _org_id and a.position > _after
     group by a.position
     order by a.position
     limit 1000
   ) as f
-  where f.lines_before < _limit;
+  where f.bytes_before < _max_bytes;
   select coalesce(_until, greatest(c.position, _after)), c.purged_position > _after
   into until_position, is_gap
   from obs.log_counted c;
@@ -884,6 +906,6 @@ begin
 end
 $$;
 comment on function api.tail_logs is
-  'What arrived of an org after a position, whole flushes until they come to _limit lines. The first row tells up to which position '
+  'What arrived of an org after a position, whole flushes until they come to so many bytes. The first row tells up to which position '
   'and whether something between is gone already; each further one a line that some of _filters (an array, see lib.read_log_filter) asks for, '
   'which of them, counted from 0, and its place. Lines of a position are in order of their ids.';

@@ -162,6 +162,7 @@ function announce(sql: Queryable, parts: readonly Part[]) {
     streamId: number;
     minute: number;
     count: number;
+    bytes: number;
     firstId: number;
     lastId: number;
     oldest: number;
@@ -183,11 +184,22 @@ function announce(sql: Queryable, parts: readonly Part[]) {
         }
         last = minutes.get(minute);
         if (!last) {
-          last = { orgId, streamId, minute, count: 0, firstId: id, lastId: id, oldest: time, newest: time };
+          last = {
+            orgId,
+            streamId,
+            minute,
+            count: 0,
+            bytes: 0,
+            firstId: id,
+            lastId: id,
+            oldest: time,
+            newest: time,
+          };
           minutes.set(minute, last);
         }
       }
       last.count++;
+      last.bytes += 250 + rows.messages[i]!.length + (rows.metadata[i]?.length ?? 0);
       last.lastId = id;
       if (time < last.oldest) last.oldest = time;
       if (time > last.newest) last.newest = time;
@@ -199,6 +211,7 @@ function announce(sql: Queryable, parts: readonly Part[]) {
       log_stream_id: arrival.streamId,
       minute: formatTimestamp(arrival.minute * minuteMicros),
       line_count: arrival.count,
+      byte_count: arrival.bytes,
       first_id: arrival.firstId,
       last_id: arrival.lastId,
       oldest: formatTimestamp(arrival.oldest),

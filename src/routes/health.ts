@@ -32,7 +32,12 @@ const healthSchema = z
           description: 'Of notifications, likewise. One that is tried again later is not late',
         }),
       }),
-      ingest: z.object({ buffered_samples: z.number().int(), buffer_size: z.number().int() }),
+      ingest: z.object({
+        buffered_samples: z.number().int(),
+        buffer_size: z.number().int(),
+        buffered_log_bytes: z.number().int(),
+        log_buffer_bytes: z.number().int(),
+      }),
       uptime_seconds: z.number().int(),
     }),
   })
@@ -80,16 +85,19 @@ export interface HealthDependencies {
   sql: Sql;
   bufferedSamples: () => number;
   bufferSize: number;
+  bufferedLogBytes: () => number;
+  logBufferBytes: number;
   isDraining: () => boolean;
 }
 
-export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: HealthDependencies) {
+export function healthRoutes(dependencies: HealthDependencies) {
+  const { sql, bufferedSamples, bufferSize, bufferedLogBytes, logBufferBytes, isDraining } = dependencies;
   const router = new OpenAPIHono();
   const tags = ['Health'];
 
   const health = async (c: Context) => {
     const ping = await pingDatabase(sql);
-    const isFull = bufferedSamples() > bufferSize * 0.9;
+    const isFull = bufferedSamples() > bufferSize * 0.9 || bufferedLogBytes() > logBufferBytes * 0.9;
     const lag = 'error' in ping ? { probes: null, rules: null, notifications: null } : ping.lag;
     const isLate = (...seconds: (number | null)[]) => seconds.some((late) => late !== null && late > 60);
     const probes = isLate(lag.probes) ? 'degraded' : 'healthy';
@@ -113,7 +121,12 @@ export function healthRoutes({ sql, bufferedSamples, bufferSize, isDraining }: H
             rules_lag_seconds: lag.rules,
             notifications_lag_seconds: lag.notifications,
           },
-          ingest: { buffered_samples: bufferedSamples(), buffer_size: bufferSize },
+          ingest: {
+            buffered_samples: bufferedSamples(),
+            buffer_size: bufferSize,
+            buffered_log_bytes: bufferedLogBytes(),
+            log_buffer_bytes: logBufferBytes,
+          },
           uptime_seconds: Math.floor(process.uptime()),
         },
       } satisfies z.infer<typeof healthSchema>,

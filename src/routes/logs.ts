@@ -234,7 +234,8 @@ export interface LogsDependencies {
 const tags = ['Logs'];
 const security = [{ bearer: [] }];
 const searchSeconds = 5;
-const exportPage = 5000;
+const maxExportPage = 5000;
+const exportPageBytes = 2 * 1024 ** 2;
 
 export function logRoutes(dependencies: LogsDependencies) {
   const { sql, exportSql, cache, committer, tail, timeBounds, maxBodyBytes } = dependencies;
@@ -360,6 +361,7 @@ export function logRoutes(dependencies: LogsDependencies) {
     const encoder = new TextEncoder();
     let before = start;
     let left = limit;
+    let pageLimit = 100;
     return new ReadableStream<Uint8Array>({
       async pull(controller) {
         for (;;) {
@@ -369,13 +371,16 @@ export function logRoutes(dependencies: LogsDependencies) {
             filter,
             range,
             before,
-            Math.min(left, exportPage),
+            Math.min(left, pageLimit),
             false,
           );
           left -= page.line_count;
           before = { time: page.until_time, id: page.until_id };
-          if (page.lines !== null)
+          if (page.lines !== null) {
+            const perLine = page.lines.length / page.line_count;
+            pageLimit = Math.max(1, Math.min(maxExportPage, Math.floor(exportPageBytes / perLine)));
             controller.enqueue(encoder.encode(`${page.lines.replaceAll(',\n', '\n')}\n`));
+          }
           if (page.until_time === null || left <= 0) return controller.close();
           if (page.lines !== null) return;
         }

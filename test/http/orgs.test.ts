@@ -65,7 +65,7 @@ describe('storage', () => {
     const { body } = await api.call('GET', '/api/v1/org/storage', { token: short });
     expect(body.tables.map(({ table }: { table: string }) => table)).toEqual([
       ...tables,
-      ...['probe_result', 'service_event', 'probe_1h', 'probe_1d'],
+      ...['probe_result', 'service_event', 'probe_1h', 'probe_1d', 'log', 'log_1m'],
     ]);
     const of = (name: string) => body.tables.find(({ table }: { table: string }) => table === name);
     expect(of('sample')).toMatchObject({
@@ -235,22 +235,44 @@ describe('a retention of its own', () => {
           insert into ${api.sql(`obs.${table}`)}
           values (time_bucket(${width}::interval, ${time}::timestamptz), ${service!.id}, 1, 0, 0, 30, 0, 5, 5)`;
     }
+    await api.call('POST', '/api/v1/logs', {
+      token,
+      body: {
+        logs: [0, 1, 2, 4, 5].map((days) => ({
+          service_name: 'old',
+          level: 'info',
+          message: 'x',
+          timestamp: Date.now() - days * day,
+        })),
+      },
+    });
+    await api.sql`select job.count_logs()`;
     const shown = async () => {
       const list = async (what: string) =>
         (await api.call('GET', `/api/v1/services/old/${what}`, { token })).body[what].length;
       const { uptime } = (await api.call('GET', '/api/v1/services/old', { token })).body;
-      return [await list('results'), await list('events'), uptime['7d'].checks, uptime['90d'].checks];
+      const { logs } = (await api.call('GET', '/api/v1/logs/old', { token })).body;
+      return [
+        await list('results'),
+        await list('events'),
+        uptime['7d'].checks,
+        uptime['90d'].checks,
+        logs.length,
+      ];
     };
-    expect(await shown()).toEqual([5, 5, 3, 5]);
+    expect(await shown()).toEqual([5, 5, 3, 5, 5]);
     await api.call('PATCH', '/api/v1/org', { token, body: { retention_days: 3 } });
-    expect(await shown()).toEqual([2, 2, 2, 2]);
-    expect(await deleteExpired()).toBe(12);
-    expect(await shown()).toEqual([2, 2, 2, 2]);
+    expect(await shown()).toEqual([2, 2, 2, 2, 3]);
+    expect(await deleteExpired()).toBe(16);
+    expect(await shown()).toEqual([2, 2, 2, 2, 3]);
     const { tables: stored } = (await api.call('GET', '/api/v1/org/storage', { token })).body;
     const rows = Object.fromEntries(
       stored.map(({ table, rows }: { table: string; rows: number }) => [table, rows]),
     );
-    expect(rows).toMatchObject({ probe_result: 2, service_event: 2, probe_1h: 2, probe_1d: 2 });
+    expect(rows).toMatchObject({
+      ...{ probe_result: 2, service_event: 2, probe_1h: 2, probe_1d: 2 },
+      ...{ log: 3, log_1m: 3 },
+    });
   });
 
   test.each([

@@ -290,6 +290,24 @@ describe.skipIf(obstacle !== null)(
       await old`
         select job.record_probes('w', 'other', jsonb_build_array(jsonb_build_object(
           'service_id', ${service!.id}::int, 'started_at', now(), 'slot', now(), 'outcome', 'down', 'reason', 'gone', 'response_time_ms', 5)))`;
+      // Log lines, counted and not yet counted.
+      const log = async (sql: postgres.Sql, message: string) => {
+        const [stream] = await sql<{ ids: number[] }[]>`
+          select api.ensure_log_streams(${id}, '{shop}', '{error}') as ids`;
+        await sql`
+          with line as (
+            insert into obs.log (time, id, log_stream_id, message, metadata)
+            select now(), first_id, ${stream!.ids[0]!}::int, ${message}, '{"user_id": 42}' from api.reserve_log_ids()
+            returning *
+          )
+          select api.announce_logs(json_agg(json_build_object(
+            'org_id', ${id}::int, 'log_stream_id', log_stream_id, 'minute', date_trunc('minute', time), 'line_count', 1, 'byte_count', 100,
+            'first_id', id, 'last_id', id, 'oldest', time, 'newest', time))::jsonb)
+          from line`;
+      };
+      await log(old, 'the first');
+      await old`select job.count_logs()`;
+      await log(old, 'the second');
 
       const { sql } = database;
       await sql`select drop_chunks('obs.sample', older_than => now() + interval '2 days')`;
@@ -343,6 +361,25 @@ describe.skipIf(obstacle !== null)(
           { jobs: 1 },
         ]);
         await moved`select job.record_probes('w', 'other', '[]')`;
+
+        const logs = async (sql: postgres.Sql) => {
+          const [found] = await sql<{ lines: string }[]>`
+            select lines from api.search_logs(${id}, '{"metadata":{"user_id":"42"}}', '-infinity', 'infinity', null, null, 10, false, 5)`;
+          const [histogram] = await sql<{ buckets: string }[]>`
+            select api.get_log_histogram(${id}, 'shop', 'trace', now() - interval '1 hour', now(), '1 hour', 'UTC') as buckets`;
+          return [JSON.parse(`[${found!.lines}]`), histogram!.buckets.match(/"total":[1-9]\d*/g)];
+        };
+        expect(await logs(moved)).toEqual(await logs(old));
+        expect((await logs(moved))[0]).toHaveLength(2);
+        const [{ position }] = await moved<
+          [{ position: string }]
+        >`select api.get_log_position(${id}) as position`;
+        await log(moved, 'the third');
+        const [tail] = await moved<{ lines: number; places: boolean }[]>`
+          select count(line)::int as lines, bool_and("position" > ${position}) filter (where line is not null) as places
+          from api.tail_logs(${id}, ${position}, '[{}]', 1000)`;
+        expect(tail).toEqual({ lines: 1, places: true });
+        expect((await logs(moved))[0]).toHaveLength(3);
 
         const [state] = await moved`
           select (select count(*)::int from obs.sample) as samples,

@@ -92,6 +92,7 @@ create table obs.log_arrival (
   log_stream_id int not null,
   minute timestamptz not null,
   line_count int not null,
+  byte_count int not null,
   first_id bigint not null,
   last_id bigint not null,
   oldest timestamptz not null,
@@ -104,6 +105,7 @@ comment on table obs.log_arrival is
   'a position, and for job.count_logs. Kept for ten minutes, and until it is counted.';
 comment on column obs.log_arrival.position is
   'The flush. Given out under a lock that is held until the commit: who has seen one has seen all before it.';
+comment on column obs.log_arrival.byte_count is 'About what the lines take as JSON: how much of them is read at once.';
 comment on column obs.log_arrival.first_id is 'The flush''s lines of the stream and minute are among ids first_id to last_id, times oldest to newest.';
 create index log_arrival_org_id_position on obs.log_arrival (org_id, position);
 

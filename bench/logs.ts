@@ -91,19 +91,27 @@ export async function benchLogIngest(databaseUrl: string, token: string, seconds
     );
     const bytes = bodies.reduce((sum, body) => sum + body.length, 0) / bodies.length / 1000;
     console.log(`  ${what} (${bytes.toFixed(0)} bytes a line as JSON)`);
-    const run = (connections: number, seconds: number) =>
+    const run = (
+      connections: number,
+      seconds: number,
+      body = (c: number, n: number): string | Buffer => bodies[(c + n * connections) % bodies.length]!,
+    ) =>
       runLoad({
         url: api.url,
         path: '/api/v1/logs',
         headers: { 'content-type': 'application/json', authorization: `Bearer ${token}` },
         connections,
         seconds,
-        body: (c, n) => bodies[(c + n * connections) % bodies.length]!,
+        body,
         expect: 201,
       });
     await run(4, 2);
     for (const connections of [1, 4, 16])
       logRow(toRow(`batch of 1000, connections: ${connections}`, await run(connections, seconds), 1000));
+    for (const connections of [1, 16]) {
+      const one = (c: number, n: number) => JSON.stringify(entryOf(c * 1_000_003 + n));
+      logRow(toRow(`single line, connections: ${connections}`, await run(connections, seconds, one)));
+    }
   } finally {
     await api.stop();
   }

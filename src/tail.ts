@@ -63,6 +63,8 @@ interface Org {
   groups: Map<string, Set<Client>>;
   isDirty: boolean;
   isReading: boolean;
+  /** While a query is under way: who comes now is not among those it is for. */
+  reading: Promise<void> | undefined;
 }
 
 interface Event extends Place {
@@ -134,24 +136,8 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
     while (org.isDirty && org.groups.size > 0) {
       org.isDirty = false;
       try {
-        const groups = [...org.groups.values()];
-        const after = org.position;
-        const { until, isGap, events } = await read(
-          org.id,
-          after,
-          groups.map(([client]) => client!.filter),
-        );
-        if (until > after) {
-          for (const [i, group] of groups.entries())
-            deliver(
-              group,
-              events.filter((event) => event.filters.includes(i)),
-              { position: until, id: wholeFlush },
-              isGap,
-            );
-          org.position = until;
-          org.isDirty = true;
-        }
+        org.reading = readOnce(org);
+        await org.reading;
         // What comes meanwhile is read, and written, together.
         await sleep(gatherMs);
       } catch (error) {
@@ -162,6 +148,26 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
     }
     org.isReading = false;
     if (org.groups.size === 0) orgs.delete(org.id);
+  }
+
+  async function readOnce(org: Org) {
+    try {
+      const groups = [...org.groups.values()];
+      const filters = groups.map(([client]) => client!.filter);
+      const { until, isGap, events } = await read(org.id, org.position, filters);
+      if (until === org.position) return;
+      for (const [i, group] of groups.entries())
+        deliver(
+          group,
+          events.filter((event) => event.filters.includes(i)),
+          { position: until, id: wholeFlush },
+          isGap,
+        );
+      org.position = until;
+      org.isDirty = true;
+    } finally {
+      org.reading = undefined;
+    }
   }
 
   async function read(orgId: number, after: number, filters: LogFilter[]) {
@@ -227,7 +233,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
     const now = { position: Number(row!.position), id: wholeFlush };
     // A place that is still to come is of another database.
     const place = after && !isAfter(after, now) ? after : now;
-    return newStream(orgId, filter, expiresAt, place);
+    return newStream(orgId, filter, expiresAt, place, now.position);
   }
 
   function newStream(
@@ -235,6 +241,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
     filter: LogFilter,
     expiresAt: number,
     place: Place,
+    live: number,
   ): ReadableStream<Uint8Array> {
     let client: Client;
     let onRoom: (() => void) | undefined;
@@ -295,15 +302,19 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
         if (!org) {
           org = {
             id: orgId,
-            position: client.place.position,
+            position: live,
             groups: new Map(),
             isDirty: false,
             isReading: false,
+            reading: undefined,
           };
-          // Of a flush that is read in part the rest is to come.
-          if (client.place.id !== wholeFlush) org.position--;
           orgs.set(orgId, org);
         }
+        if (org.reading) {
+          await org.reading.catch(() => {});
+          continue;
+        }
+        // Of a flush that is read in part the rest is to come.
         const position = client.place.id === wholeFlush ? client.place.position : client.place.position - 1;
         if (position >= org.position) {
           const key = JSON.stringify(filter);

@@ -5,6 +5,7 @@ import { compress } from 'hono/compress';
 import { HTTPException } from 'hono/http-exception';
 import { routePath } from 'hono/route';
 import { timeout } from 'hono/timeout';
+import { COMPRESSIBLE_CONTENT_TYPE_REGEX } from 'hono/utils/compress';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import type { Logger } from 'pino';
 import { type AuthEnv, createAuthenticate, requireToken } from './auth.ts';
@@ -144,7 +145,13 @@ export function createApp(options: AppOptions): Observability {
     else if (status === 201 || c.req.path.includes('/health')) log.debug(line, 'request');
     else log.info(line, 'request');
   });
-  app.use(compress({ threshold: 1024 }));
+  app.use(
+    compress({
+      threshold: 1024,
+      contentTypeFilter: (type) =>
+        COMPRESSIBLE_CONTENT_TYPE_REGEX.test(type) || type === 'application/x-ndjson',
+    }),
+  );
 
   app.onError((error, c) => {
     const problem =

@@ -93,6 +93,10 @@ export function parsePlace(text: string): Place | undefined {
   return match ? { position: Number(match[1]), id: match[2] ? Number(match[2]) : wholeFlush } : undefined;
 }
 
+function closed(): Problem {
+  return unavailable('draining', 'The service is about to stop. Try again shortly.');
+}
+
 function isAfter(a: Place, b: Place): boolean {
   return a.position > b.position || (a.position === b.position && a.id > b.id);
 }
@@ -101,6 +105,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
   const orgs = new Map<number, Org>();
   const clients = new Set<Client>();
   let listener: { listening: Promise<void>; end(): Promise<void> } | undefined;
+  let opening = 0;
   let isClosed = false;
 
   const heartbeat = setInterval(() => {
@@ -221,19 +226,25 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
   }
 
   async function open(orgId: number, filter: LogFilter, expiresAt: number, after?: Place) {
-    if (isClosed) throw unavailable('draining', 'The service is about to stop. Try again shortly.');
-    if (clients.size >= maxClients)
+    if (isClosed) throw closed();
+    if (clients.size + opening >= maxClients)
       throw new Problem(429, 'too_many_tails', `There are ${maxClients} live tails already.`, {
         headers: { 'Retry-After': '10' },
       });
-    listener ??= startListening();
-    // First: what arrives after the position that is read next has to be notified.
-    await Promise.race([listener.listening, sleep(5000, undefined, { ref: false })]);
-    const [row] = await sql<{ position: string }[]>`select api.get_log_position(${orgId}::int) as position`;
-    const now = { position: Number(row!.position), id: wholeFlush };
-    // A place that is still to come is of another database.
-    const place = after && !isAfter(after, now) ? after : now;
-    return newStream(orgId, filter, expiresAt, place, now.position);
+    opening++;
+    try {
+      listener ??= startListening();
+      // First: what arrives after the position that is read next has to be notified.
+      await Promise.race([listener.listening, sleep(5000, undefined, { ref: false })]);
+      const [row] = await sql<{ position: string }[]>`select api.get_log_position(${orgId}::int) as position`;
+      if (isClosed) throw closed();
+      const now = { position: Number(row!.position), id: wholeFlush };
+      // A place that is still to come is of another database.
+      const place = after && !isAfter(after, now) ? after : now;
+      return newStream(orgId, filter, expiresAt, place, now.position);
+    } finally {
+      opening--;
+    }
   }
 
   function newStream(

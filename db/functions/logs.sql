@@ -112,6 +112,26 @@ comment on function lib.log_query(text) is
   'What a full text search asks of obs.log_words: words, "a phrase", or, -without, as websearch_to_tsquery '
   '(https://www.postgresql.org/docs/17/textsearch-controls.html).';
 
+create function lib.mark_matches(_message text, _q text)
+returns text
+language sql
+immutable
+as $$
+  select ts_headline(
+    'pg_catalog.simple',
+    translate(obs.log_text(_message), '>', ' '),
+    -- What is not wanted is left out: it would be marked, too.
+    lib.log_query((
+      select string_agg(t.term[2], ' or ' order by t.position)
+      from regexp_matches(_q, '(-?)("[^"]*"|[^\s"]+)', 'g') with ordinality as t (term, position)
+      where t.term[1] = '' and lower(t.term[2]) <> 'or'
+    )),
+    'HighlightAll=true, StartSel=<, StopSel=>'
+  )
+$$;
+comment on function lib.mark_matches is
+  'obs.log_text of a message, without > and words of more than 2046 bytes, with < and > around what a full text search looks for.';
+
 create function lib.contains_pattern(_text text)
 returns text
 language sql
@@ -373,7 +393,8 @@ begin
   select array_agg(c.range_start order by c.range_start desc),
     greatest(_start, lib.org_kept_from(_org_id), min(c.range_start)),
     least(_end, _before_time + interval '1 microsecond', max(c.range_end)),
-    coalesce(max(c.range_end) filter (where c.is_compressed), '-infinity')
+    -- The columnstore has no index of words or of metadata. It has a filter of trace ids.
+    coalesce(max(c.range_end) filter (where c.is_compressed and _wanted.trace_id is null), '-infinity')
   into _chunk_starts, _from, _bound, _indexed_from
   from lib.list_log_chunks() c;
   if _chunk_starts is null or _from >= _bound or cardinality(_stream_ids) = 0 then
@@ -389,7 +410,7 @@ begin
       -- Chunk by chunk, of which the newest may do.
       until_time := greatest(_from, _indexed_from, (select max(c) from unnest(_chunk_starts) as c where c < _bound));
       if _wanted.trace_id is null and cardinality(_stream_ids) <= 500 then
-        _streams := (select string_agg('s' || id, '|') from unnest(_stream_ids) as id)::tsquery;
+        _streams := (select string_agg('''#' || id || '''', '|') from unnest(_stream_ids) as id)::tsquery;
       end if;
       lines := lines || array(
         select l
@@ -437,7 +458,8 @@ begin
       _step := case
         when not _is_indexed then least(4 * _step, 200000)
         -- As many again as it may take to find the rest, if it goes on as it went.
-        when cardinality(lines) > 0 then 1 + _looked_at * (_limit - cardinality(lines)) / cardinality(lines)
+        when cardinality(lines) > 0
+          then greatest(2 * _step, _looked_at * (_limit - cardinality(lines)) / cardinality(lines))
         else 200000
       end;
     end if;
@@ -490,10 +512,7 @@ begin
       E',\n' order by l.ordinality
     ),
     case when _is_marked and _filter ? 'q' then json_agg(
-      ts_headline(
-        'pg_catalog.simple', translate(obs.log_text(l.message), '>', ' '), lib.log_query(_filter ->> 'q'),
-        'HighlightAll=true, StartSel=<, StopSel=>'
-      )
+      lib.mark_matches(l.message, _filter ->> 'q')
       order by l.ordinality
     ) end,
     count(*)::int,
@@ -504,8 +523,7 @@ begin
 end
 $$;
 comment on function api.search_logs is
-  'lib.find_logs as JSON: the lines, separated by commas; with _is_marked each message as obs.log_text and without >, what matches the full text '
-  'search between < and >; their number; where to go on, null when there are no more.';
+  'lib.find_logs as JSON: the lines, separated by commas; with _is_marked each message by lib.mark_matches; their number; where to go on, null when there are no more.';
 
 create function api.get_log_context(
   _org_id int,

@@ -634,24 +634,33 @@ function readCursor(cursor: string | undefined): { time: string | null; id: stri
 }
 
 /**
- * Cuts a message into what does not match and what does, in turn. marked: the message, punctuation as spaces, with < and >
- * around what matches, of which there is no other.
+ * Cuts a message into what does not match and what does, in turn. marked: the message by lib.mark_matches, which takes one
+ * character for each of it, but for < and > around what matches, and leaves out very long words.
  */
-function highlight(message: string, marked: string | undefined, contains: string | undefined): string[] {
+function highlight(
+  message: string,
+  marked: string | null | undefined,
+  contains: string | undefined,
+): string[] {
   const isMatch = new Uint8Array(message.length);
-  let at = 0;
-  let isInside = 0;
-  for (let i = 0; marked !== undefined && i < marked.length; i++) {
-    if (marked[i] === '<') isInside = 1;
-    else if (marked[i] === '>') isInside = 0;
-    else isMatch[at++] = isInside;
+  if (marked) {
+    const isLeftOut = new Uint8Array(message.length);
+    for (const { 0: word, index } of message.matchAll(/[\p{L}\p{N}]{600,}/gu))
+      if (Buffer.byteLength(word) > longestWord) isLeftOut.fill(1, index, index + word.length);
+    let at = 0;
+    let isInside = 0;
+    for (const char of marked.split('')) {
+      if (char === '<') isInside = 1;
+      else if (char === '>') isInside = 0;
+      else {
+        while (isLeftOut[at]) at++;
+        isMatch[at++] = isInside;
+      }
+    }
   }
-  if (contains !== undefined) {
-    const lower = message.toLowerCase();
-    const wanted = contains.toLowerCase();
-    for (let i = lower.indexOf(wanted); i >= 0; i = lower.indexOf(wanted, i + wanted.length))
-      isMatch.fill(1, i, i + wanted.length);
-  }
+  if (contains !== undefined)
+    for (const { 0: part, index } of message.matchAll(new RegExp(RegExp.escape(contains), 'giu')))
+      isMatch.fill(1, index, index + part.length);
   const parts: string[] = [];
   let start = 0;
   for (let i = 1; i <= message.length; i++) {
@@ -662,3 +671,6 @@ function highlight(message: string, marked: string | undefined, contains: string
   }
   return parts;
 }
+
+// PostgreSQL's limit of a lexeme, in bytes.
+const longestWord = 2046;

@@ -47,12 +47,11 @@ language sql
 immutable
 parallel safe
 as $$
-  select to_tsvector('pg_catalog.simple', obs.log_text(_message) || ' s' || _log_stream_id::text)
+  select to_tsvector('pg_catalog.simple', obs.log_text(_message)) || array_to_tsvector(array['#' || _log_stream_id])
 $$;
 comment on function obs.log_words(int, text) is
-  'The words of a line, and one that stands for its stream (s17): a search names the org''s streams together with its words, so '
-  'that the index passes over the lines of others, however many have the word. A line with that word of its own is sorted out '
-  'when it is read. Words of more than 2046 bytes are left out.';
+  'The words of a line, and one that no text has and that stands for its stream (#17): a search names the org''s streams together '
+  'with its words, so that the index passes over the lines of others, however many have the words. Words of more than 2046 bytes are left out.';
 
 create sequence obs.log_line_id as bigint increment by 100000;
 comment on sequence obs.log_line_id is 'Ids of log lines, by the hundred thousand: each API process hands out those of a block of its own.';

@@ -44,7 +44,7 @@ export interface AppOptions {
   sessions: Session[];
   /** As many for log lines: neither holds up the other. */
   logSessions: Session[];
-  /** For exports, and for live tails: two connections each, and what listens. */
+  /** For exports; and for live tails: a few connections each, and what listens. */
   exportSql: Sql;
   tailSql: Sql;
   listen: TailOptions['listen'];

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { serve } from '@hono/node-server';
 import { createApp } from './app.ts';
 import { loadConfig } from './config.ts';
-import { connect, connectSession, listen, type Sql } from './db.ts';
+import { connect, connectSession, listen } from './db.ts';
 import { isConnectionError } from './errors.ts';
 import { liftosServices, registerServices, self } from './liftos.ts';
 import { createLog } from './log.ts';
@@ -12,19 +12,12 @@ import { onStop } from './stop.ts';
 
 const config = loadConfig();
 const log = createLog(config, 'api');
-const sql = connect(config.apiDatabaseUrl, {
-  name: 'obs-api',
-  max: config.poolSize,
-  statementTimeoutMs: config.statementTimeoutMs,
-});
-const controlSql = connect(config.apiDatabaseUrl, {
-  name: 'obs-api-control',
-  max: 3,
-  statementTimeoutMs: config.statementTimeoutMs,
-});
-const [exportSql, tailSql] = ['obs-api-export', 'obs-api-tail'].map((name) =>
-  connect(config.apiDatabaseUrl, { name, max: 2, statementTimeoutMs: config.statementTimeoutMs }),
-) as [Sql, Sql];
+const openPool = (name: string, max: number) =>
+  connect(config.apiDatabaseUrl, { name, max, statementTimeoutMs: config.statementTimeoutMs });
+const sql = openPool('obs-api', config.poolSize);
+const controlSql = openPool('obs-api-control', 3);
+const exportSql = openPool('obs-api-export', 4);
+const tailSql = openPool('obs-api-tail', 2);
 const openSessions = () =>
   Array.from({ length: config.ingestConnections }, () =>
     connectSession(config.apiDatabaseUrl, {

@@ -65,6 +65,8 @@ interface Org {
   isReading: boolean;
   /** While a query is under way: who comes now is not among those it is for. */
   reading: Promise<void> | undefined;
+  /** The last of those that read what they missed, one after the other: many that come back must not take all connections. */
+  catchingUp: Promise<unknown>;
 }
 
 interface Event extends Place {
@@ -77,6 +79,8 @@ const maxBufferedBytes = 1024 ** 2;
 // Of lines that are read at once, whoever they are for; a flush is read as a whole.
 const maxReadBytes = 4 * 1024 ** 2;
 const gatherMs = 100;
+// Of the clients that there may be: no org takes the last places of the others.
+const orgShare = 0.8;
 const heartbeatMs = 15_000;
 // Notifications are not lost; should one be all the same, or its connection fall silent.
 const lookAgainMs = 5000;
@@ -105,7 +109,9 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
   const orgs = new Map<number, Org>();
   const clients = new Set<Client>();
   let listener: { listening: Promise<void>; end(): Promise<void> } | undefined;
-  let opening = 0;
+  // Clients, those that are being opened among them.
+  let taken = 0;
+  const takenBy = new Map<number, number>();
   let isClosed = false;
 
   const heartbeat = setInterval(() => {
@@ -227,11 +233,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
 
   async function open(orgId: number, filter: LogFilter, expiresAt: number, after?: Place) {
     if (isClosed) throw closed();
-    if (clients.size + opening >= maxClients)
-      throw new Problem(429, 'too_many_tails', `There are ${maxClients} live tails already.`, {
-        headers: { 'Retry-After': '10' },
-      });
-    opening++;
+    take(orgId);
     try {
       listener ??= startListening();
       // First: what arrives after the position that is read next has to be notified.
@@ -242,9 +244,30 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
       // A place that is still to come is of another database.
       const place = after && !isAfter(after, now) ? after : now;
       return newStream(orgId, filter, expiresAt, place, now.position);
-    } finally {
-      opening--;
+    } catch (error) {
+      release(orgId);
+      throw error;
     }
+  }
+
+  function take(orgId: number) {
+    const own = takenBy.get(orgId) ?? 0;
+    if (taken >= maxClients || own >= Math.ceil(maxClients * orgShare))
+      throw new Problem(
+        429,
+        'too_many_tails',
+        `There are ${taken} live tails already, ${own} of them of this org.`,
+        { headers: { 'Retry-After': '10' } },
+      );
+    taken++;
+    takenBy.set(orgId, own + 1);
+  }
+
+  function release(orgId: number) {
+    taken--;
+    const own = takenBy.get(orgId)! - 1;
+    if (own > 0) takenBy.set(orgId, own);
+    else takenBy.delete(orgId);
   }
 
   function newStream(
@@ -296,8 +319,10 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
     );
 
     function leave() {
+      if (client.isEnded) return;
       client.isEnded = true;
       clients.delete(client);
+      release(orgId);
       onRoom?.();
       const org = orgs.get(orgId);
       const key = JSON.stringify(filter);
@@ -318,6 +343,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
             isDirty: false,
             isReading: false,
             reading: undefined,
+            catchingUp: Promise.resolve(),
           };
           orgs.set(orgId, org);
         }
@@ -336,7 +362,9 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
           return;
         }
         try {
-          const { until, isGap, events } = await read(orgId, position, [filter]);
+          const turn = org.catchingUp.then(() => read(orgId, position, [filter]));
+          org.catchingUp = turn.catch(() => {});
+          const { until, isGap, events } = await turn;
           await client.room();
           deliver([client], events, { position: until, id: wholeFlush }, isGap);
         } catch (error) {

@@ -236,6 +236,8 @@ const security = [{ bearer: [] }];
 const searchSeconds = 5;
 const maxExportPage = 5000;
 const exportPageBytes = 2 * 1024 ** 2;
+// Of an org, in a process: half of the connections that there are for exports.
+const maxExports = 2;
 
 export function logRoutes(dependencies: LogsDependencies) {
   const { sql, exportSql, cache, committer, tail, timeBounds, maxBodyBytes } = dependencies;
@@ -323,9 +325,16 @@ export function logRoutes(dependencies: LogsDependencies) {
     const range = { start: query.start_time ?? '-infinity', end: query.end_time ?? 'infinity' };
     const before = readCursor(query.cursor);
     if (query.format === 'ndjson') {
-      return c.body(exportLines(orgId, filter, range, before, query.limit), 200, {
-        'Content-Type': 'application/x-ndjson',
-      });
+      const underWay = exportsOf.get(orgId) ?? 0;
+      if (underWay >= maxExports)
+        throw new Problem(
+          429,
+          'too_many_exports',
+          `There are ${underWay} exports of this org under way already.`,
+          { headers: { 'Retry-After': '10' } },
+        );
+      const lines = ReadableStream.from(exportLines(orgId, filter, range, before, query.limit));
+      return streamed(c, lines, { 'Content-Type': 'application/x-ndjson' });
     }
 
     const limit = query.limit ?? 100;
@@ -350,42 +359,37 @@ export function logRoutes(dependencies: LogsDependencies) {
     );
   }
 
+  // Exports under way, by org.
+  const exportsOf = new Map<number, number>();
+
   // A page at a time, when there is room for it: neither this process nor the database holds more.
-  function exportLines(
+  async function* exportLines(
     orgId: number,
     filter: LogFilter,
     range: Range,
-    start: { time: string | null; id: string | null },
+    before: { time: string | null; id: string | null },
     limit = Number.POSITIVE_INFINITY,
-  ): ReadableStream<Uint8Array> {
+  ): AsyncGenerator<Uint8Array> {
     const encoder = new TextEncoder();
-    let before = start;
+    let place = before;
     let left = limit;
     let pageLimit = 100;
-    return new ReadableStream<Uint8Array>({
-      async pull(controller) {
-        for (;;) {
-          const page = await findPage(
-            exportSql,
-            orgId,
-            filter,
-            range,
-            before,
-            Math.min(left, pageLimit),
-            false,
-          );
-          left -= page.line_count;
-          before = { time: page.until_time, id: page.until_id };
-          if (page.lines !== null) {
-            const perLine = page.lines.length / page.line_count;
-            pageLimit = Math.max(1, Math.min(maxExportPage, Math.floor(exportPageBytes / perLine)));
-            controller.enqueue(encoder.encode(`${page.lines.replaceAll(',\n', '\n')}\n`));
-          }
-          if (page.until_time === null || left <= 0) return controller.close();
-          if (page.lines !== null) return;
-        }
-      },
-    });
+    exportsOf.set(orgId, (exportsOf.get(orgId) ?? 0) + 1);
+    try {
+      do {
+        const page = await findPage(exportSql, orgId, filter, range, place, Math.min(left, pageLimit), false);
+        place = { time: page.until_time, id: page.until_id };
+        if (page.lines === null) continue;
+        left -= page.line_count;
+        const perLine = page.lines.length / page.line_count;
+        pageLimit = Math.max(1, Math.min(maxExportPage, Math.floor(exportPageBytes / perLine)));
+        yield encoder.encode(`${page.lines.replaceAll(',\n', '\n')}\n`);
+      } while (place.time !== null && left > 0);
+    } finally {
+      const others = exportsOf.get(orgId)! - 1;
+      if (others > 0) exportsOf.set(orgId, others);
+      else exportsOf.delete(orgId);
+    }
   }
 
   const found = {
@@ -400,7 +404,7 @@ export function logRoutes(dependencies: LogsDependencies) {
   const searchDescription =
     'Pages do not shift while new lines arrive: next_cursor goes on with older ones. As ndjson an answer that breaks off in the middle is ' +
     'one that failed.';
-  const problems = responses(200, '', null, [400, 401, 403, 503, 504]);
+  const problems = responses(200, '', null, [400, 401, 403, 429, 503, 504]);
   endpoint(
     router,
     createRoute({
@@ -470,7 +474,7 @@ export function logRoutes(dependencies: LogsDependencies) {
           { path: 'header.Last-Event-ID', message: 'expected the id of an event of this stream' },
         ]);
       const { orgId, expiresAt } = c.var.principal;
-      return c.body(await tail.open(orgId, filter, expiresAt, after), 200, {
+      return streamed(c, await tail.open(orgId, filter, expiresAt, after), {
         'Content-Type': 'text/event-stream',
         'Cache-Control': 'no-store',
         // For nginx, which would gather events otherwise.
@@ -598,6 +602,13 @@ export function logRoutes(dependencies: LogsDependencies) {
   );
 
   return router;
+}
+
+// To a HEAD request Hono answers as to a GET, and leaves the body lying: nobody would ever end it.
+async function streamed(c: Context, body: ReadableStream, headers: Record<string, string>) {
+  if (c.req.method !== 'HEAD') return c.body(body, 200, headers);
+  await body.cancel();
+  return c.body(null, 200, headers);
 }
 
 const windows = ['1m', '5m', '15m', '30m', '1h', '3h', '6h', '12h', '1d', '7d'];

@@ -1,5 +1,5 @@
 // A 2xx means committed: processes are killed under load, and every acknowledged sample has to be there.
-import { randomInt, randomUUID } from 'node:crypto';
+import { randomInt } from 'node:crypto';
 import { once } from 'node:events';
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { migrate } from '../../db/migrate.ts';
 import { crashGiven, crashObstacle, useCrashableDatabase } from '../support/crash.ts';
 import { cloneDatabase } from '../support/database.ts';
+import { expectStored, loadUnderFaults, postJson, untilReachable } from '../support/load.ts';
 import { type Service, signToken, startService } from '../support/process.ts';
 
 const rounds = process.env.SOAK === 'true' ? 100 : 10;
@@ -25,27 +26,13 @@ describe.skipIf(crashObstacle !== null)(title('with a server that can be killed'
 
   const startApi = () => startService('api', { DATABASE_URL: database.url });
 
-  /** Sends a batch; the status, or 0 when there was no answer. */
-  async function post(url: string, name: string, values: number[], key?: string): Promise<number> {
-    try {
-      const answer = await fetch(`${url}/api/v1/metrics/batch`, {
-        method: 'POST',
-        headers: {
-          Authorization: `Bearer ${token}`,
-          'Content-Type': 'application/json',
-          ...(key ? { 'Idempotency-Key': key } : {}),
-        },
-        body: JSON.stringify({
-          metrics: values.map((value) => ({ name, value, labels: { part: String(value % 7) } })),
-        }),
-        signal: AbortSignal.timeout(20_000),
-      });
-      await answer.arrayBuffer();
-      return answer.status;
-    } catch {
-      return 0;
-    }
-  }
+  const post = (url: string, name: string, values: number[], key?: string) =>
+    postJson(
+      `${url}/api/v1/metrics/batch`,
+      token,
+      { metrics: values.map((value) => ({ name, value, labels: { part: String(value % 7) } })) },
+      key,
+    );
 
   async function storedCounts(name: string): Promise<Map<number, number>> {
     const rows = await sql<{ value: number; n: number }[]>`
@@ -53,98 +40,28 @@ describe.skipIf(crashObstacle !== null)(title('with a server that can be killed'
     return new Map(rows.map((row) => [row.value, row.n]));
   }
 
-  async function untilReachable() {
-    for (let attempt = 0; ; attempt++) {
-      try {
-        await sql`select 1`;
-        return;
-      } catch (error) {
-        if (attempt > 100) throw error;
-        await sleep(100);
-      }
-    }
-  }
-
   test(`${rounds} rounds of kill -9 of an API, both APIs, PostgreSQL and all of them, under load`, async () => {
     const apis: Service[] = await Promise.all([startApi(), startApi()]);
-    let next = 0;
-    let isOver = false;
-    let acknowledged = 0;
-    const take = () => Array.from({ length: randomInt(1, 250) }, () => next++);
-    const keyed: number[][] = [];
-    const plain: { values: number[]; acknowledged: boolean }[] = [];
-    const statuses = new Map<number, number>();
-    const note = (status: number) => statuses.set(status, (statuses.get(status) ?? 0) + 1);
-
-    // Sends each batch until it is acknowledged, with one key for all tries, to either process.
-    async function keyedClient() {
-      while (!isOver) {
-        const values = take();
-        const key = randomUUID();
-        for (;;) {
-          const status = await post(apis[randomInt(2)]!.url, 'keyed', values, key);
-          note(status);
-          if (status === 201) break;
-          await sleep(20);
-        }
-        keyed.push(values);
-        acknowledged++;
-      }
-    }
-    // Sends each batch once and notes whether it was acknowledged.
-    async function plainClient() {
-      while (!isOver) {
-        const values = take();
-        const status = await post(apis[randomInt(2)]!.url, 'plain', values);
-        note(status);
-        plain.push({ values, acknowledged: status === 201 });
-        if (status === 201) acknowledged++;
-        else await sleep(20);
-      }
-    }
-    const clients = [...Array.from({ length: 5 }, keyedClient), ...Array.from({ length: 3 }, plainClient)];
-
     const restart = async (i: number) => {
       await apis[i]!.kill();
       apis[i] = await startApi();
     };
-    const faults = [
-      () => restart(0),
-      () => Promise.all([restart(0), restart(1)]),
-      () => database.crash(),
-      () => Promise.all([restart(0), restart(1), database.crash()]),
-    ];
-    for (let round = 0; round < rounds; round++) {
-      const target = acknowledged + 30;
-      const deadline = Date.now() + 60_000;
-      while (acknowledged < target) {
-        expect(Date.now(), `no progress in round ${round}: ${JSON.stringify([...statuses])}`).toBeLessThan(
-          deadline,
-        );
-        await sleep(5);
-      }
-      await sleep(randomInt(50));
-      await faults[round % faults.length]!();
-    }
-    isOver = true;
-    await Promise.all(clients);
+    const outcome = await loadUnderFaults({
+      rounds,
+      urls: () => [apis[0]!.url, apis[1]!.url],
+      post,
+      size: () => randomInt(1, 250),
+      faults: [
+        () => restart(0),
+        () => Promise.all([restart(0), restart(1)]),
+        () => database.crash(),
+        () => Promise.all([restart(0), restart(1), database.crash()]),
+      ],
+    });
     for (const api of apis) expect(await api.stop()).toBe(0);
 
-    await untilReachable();
-    const stored = { keyed: await storedCounts('keyed'), plain: await storedCounts('plain') };
-    for (const values of keyed)
-      for (const value of values) expect(stored.keyed.get(value), `keyed ${value}`).toBe(1);
-    expect(stored.keyed.size).toBe(keyed.flat().length);
-    for (const batch of plain) {
-      const counts = new Set(batch.values.map((value) => stored.plain.get(value) ?? 0));
-      // All or nothing, and all when it was acknowledged.
-      expect([...counts], `plain ${batch.values[0]}`).toHaveLength(1);
-      expect([...counts][0]).toBeLessThanOrEqual(1);
-      if (batch.acknowledged) expect([...counts][0]).toBe(1);
-    }
-    // The faults have hit requests, and no request met anything but success, 503 or a broken connection.
-    expect((statuses.get(0) ?? 0) + (statuses.get(503) ?? 0)).toBeGreaterThan(0);
-    expect([...statuses.keys()].filter((status) => ![0, 201, 503].includes(status))).toEqual([]);
+    await untilReachable(sql);
+    expectStored(outcome, { keyed: await storedCounts('keyed'), plain: await storedCounts('plain') });
   });
 
   const outageTitle = 'an API that starts before its database waits for it, and outlives an outage';

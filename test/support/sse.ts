@@ -1,4 +1,5 @@
-// A client of server-sent events, as a browser's EventSource reads them, without reconnecting by itself.
+// A client of server-sent events, as a browser's EventSource reads them.
+import { setTimeout as sleep } from 'node:timers/promises';
 
 export interface ServerSentEvent {
   /** Of the event, or of the last one before that had any. */
@@ -63,5 +64,52 @@ export async function openEvents(url: string, headers: Record<string, string>): 
     lastEventId: () => id,
     end: () => end,
     close: () => controller.abort(),
+  };
+}
+
+export interface Follower {
+  /** What has come so far, over all streams. */
+  events(): ServerSentEvent[];
+  /** Empty until the first stream has begun. */
+  lastEventId(): string;
+  /** Streams that were opened. */
+  opened(): number;
+  stop(): Promise<void>;
+}
+
+/** Follows a stream, and comes back with Last-Event-ID whenever it ends or cannot be had, each time to what url says. */
+export function follow(url: () => string, headers: Record<string, string>, from = ''): Follower {
+  const streams: EventStream[] = [];
+  let lastEventId = from;
+  let isStopped = false;
+
+  async function run() {
+    while (!isStopped) {
+      try {
+        const stream = await openEvents(url(), {
+          ...headers,
+          ...(lastEventId ? { 'Last-Event-ID': lastEventId } : {}),
+        });
+        if (stream.status === 200) streams.push(stream);
+        while (stream.status === 200 && !stream.end()) {
+          if (isStopped) stream.close();
+          await sleep(10);
+          lastEventId = stream.lastEventId() || lastEventId;
+        }
+      } catch {
+        // Nobody is there: again.
+      }
+      await sleep(20);
+    }
+  }
+  const running = run();
+  return {
+    events: () => streams.flatMap(({ events }) => events),
+    lastEventId: () => lastEventId,
+    opened: () => streams.length,
+    async stop() {
+      isStopped = true;
+      await running;
+    },
   };
 }

@@ -94,6 +94,7 @@ export function createApp(options: AppOptions): Observability {
     listen: options.listen,
     maxClients: config.tailClients,
     onDrop: () => telemetry.droppedTails.inc(),
+    onFailedRead: () => telemetry.failedTailReads.inc(),
   });
   const telemetry = createTelemetry({
     bufferedSamples: committer.buffered,
@@ -269,6 +270,8 @@ function matches(pattern: string, path: string): boolean {
   const patternParts = pattern.split('/');
   return (
     parts.length === patternParts.length &&
-    patternParts.every((part, i) => part !== '*' && (part.startsWith(':') || part === parts[i]))
+    patternParts.every(
+      (part, i) => part !== '*' && (part.startsWith(':') ? parts[i] !== '' : part === parts[i]),
+    )
   );
 }

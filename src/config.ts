@@ -61,7 +61,8 @@ const environment = z.object({
   INGEST_CONNECTIONS: integer(1, 64, 2),
   INGEST_FLUSH_SAMPLES: integer(1, 1_000_000, 10_000),
   INGEST_BUFFER_SAMPLES: integer(1, 100_000_000, 200_000),
-  INGEST_FLUSH_LOG_BYTES: integer(1, 1024 ** 3, 4 * 1024 ** 2),
+  // A flush has fewer lines than a block of ids: see lines.ts.
+  INGEST_FLUSH_LOG_BYTES: integer(1, 8 * 1024 ** 2, 4 * 1024 ** 2),
   INGEST_BUFFER_LOG_BYTES: integer(1, 1024 ** 4, 64 * 1024 ** 2),
   TAIL_CLIENTS: integer(1, 100_000, 1000),
   SERIES_CACHE_SIZE: integer(1, 50_000_000, 500_000),

@@ -212,6 +212,38 @@ function open(
   more: Record<string, unknown> = {},
   parameters: Record<string, number> = {},
 ): Sql {
+  const sql = openPostgres(url, options, onSocket, more, parameters);
+  mendResults(sql);
+  return sql;
+}
+
+let areResultsMended = false;
+
+// postgres.js (3.4.9) counts the rows of a statement that failed after them to the next one of the connection: its first row has the
+// index of a later one, and those before it are holes.
+function mendResults(sql: Sql) {
+  if (areResultsMended) return;
+  areResultsMended = true;
+  const query = Object.getPrototypeOf(sql`select 1`);
+  const { then } = query;
+  // biome-ignore lint/suspicious/noThenProperty: it is the one it has
+  query.then = function (onFulfilled?: (result: unknown) => unknown, onRejected?: unknown) {
+    const onResult = (result: unknown) => {
+      if (Array.isArray(result) && result.length > 0 && !(0 in result))
+        result.splice(0, Number(Object.keys(result)[0]));
+      return onFulfilled!(result);
+    };
+    return then.call(this, onFulfilled ? onResult : undefined, onRejected);
+  };
+}
+
+function openPostgres(
+  url: string,
+  options: DatabaseOptions,
+  onSocket: (socket: net.Socket) => void,
+  more: Record<string, unknown>,
+  parameters: Record<string, number>,
+): Sql {
   const target = new URL(url);
   const socketFolder = target.searchParams.get('host');
   const host = target.hostname.replace(/^\[|\]$/g, '') || 'localhost';

@@ -12,12 +12,13 @@ import { onStop } from './stop.ts';
 
 const config = loadConfig();
 const log = createLog(config, 'api');
-const openPool = (name: string, max: number) =>
-  connect(config.apiDatabaseUrl, { name, max, statementTimeoutMs: config.statementTimeoutMs });
+const openPool = (name: string, max: number, statementTimeoutMs = config.statementTimeoutMs) =>
+  connect(config.apiDatabaseUrl, { name, max, statementTimeoutMs });
 const sql = openPool('obs-api', config.poolSize);
 const controlSql = openPool('obs-api-control', 3);
 const exportSql = openPool('obs-api-export', 4);
-const tailSql = openPool('obs-api-tail', 2);
+// What one org's tails take must not keep those of others waiting.
+const tailSql = openPool('obs-api-tail', 2, Math.min(5_000, config.statementTimeoutMs));
 const openSessions = () =>
   Array.from({ length: config.ingestConnections }, () =>
     connectSession(config.apiDatabaseUrl, {

@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Sql } from './db.ts';
-import { Problem, unavailable } from './errors.ts';
+import { isConnectionError, Problem, unavailable } from './errors.ts';
 
 /** As lib.read_log_filter takes it. */
 export interface LogFilter {
@@ -28,6 +28,7 @@ export interface TailOptions {
   listen: (onNotify: (payload: string) => void, onListening: () => void) => { end(): Promise<void> };
   maxClients: number;
   onDrop?: () => void;
+  onFailedRead?: () => void;
 }
 
 export interface LogTail {
@@ -65,6 +66,8 @@ interface Org {
   isReading: boolean;
   /** While a query is under way: who comes now is not among those it is for. */
   reading: Promise<void> | undefined;
+  /** How much is read at once. */
+  readBytes: number;
   /** The last of those that read what they missed, one after the other: many that come back must not take all connections. */
   catchingUp: Promise<unknown>;
 }
@@ -76,12 +79,16 @@ interface Event extends Place {
 
 // A client that has not taken this much is dropped. It comes back where it was, with Last-Event-ID.
 const maxBufferedBytes = 1024 ** 2;
-// Of lines that are read at once, whoever they are for; a flush is read as a whole.
+// Of lines that are read at once, whoever they are for: as much as takes no long time, and a whole flush at least.
 const maxReadBytes = 4 * 1024 ** 2;
+const slowReadMs = 1000;
+// Each line is looked at for each filter.
+const maxFilters = 250;
 const gatherMs = 100;
 // Of the clients that there may be: no org takes the last places of the others.
 const orgShare = 0.8;
 const heartbeatMs = 15_000;
+const openMs = 20_000;
 // Notifications are not lost; should one be all the same, or its connection fall silent.
 const lookAgainMs = 5000;
 
@@ -101,11 +108,16 @@ function closed(): Problem {
   return unavailable('draining', 'The service is about to stop. Try again shortly.');
 }
 
+function tooMany(detail: string): Problem {
+  return new Problem(429, 'too_many_tails', detail, { headers: { 'Retry-After': '10' } });
+}
+
 function isAfter(a: Place, b: Place): boolean {
   return a.position > b.position || (a.position === b.position && a.id > b.id);
 }
 
-export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOptions): LogTail {
+export function createLogTail(options: TailOptions): LogTail {
+  const { sql, log, listen, maxClients, onDrop, onFailedRead } = options;
   const orgs = new Map<number, Org>();
   const clients = new Set<Client>();
   let listener: { listening: Promise<void>; end(): Promise<void> } | undefined;
@@ -152,7 +164,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
         // What comes meanwhile is read, and written, together.
         await sleep(gatherMs);
       } catch (error) {
-        log.debug({ error, org_id: org.id }, 'what arrived could not be read');
+        onFailure(error, org);
         org.isDirty = true;
         await sleep(1000);
       }
@@ -161,11 +173,17 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
     if (org.groups.size === 0) orgs.delete(org.id);
   }
 
+  function onFailure(error: unknown, org: Org) {
+    onFailedRead?.();
+    if (!isConnectionError(error))
+      log.warn({ error, org_id: org.id }, 'what arrived could not be read for tails');
+  }
+
   async function readOnce(org: Org) {
     try {
       const groups = [...org.groups.values()];
       const filters = groups.map(([client]) => client!.filter);
-      const { until, isGap, events } = await read(org.id, org.position, filters);
+      const { until, isGap, events } = await read(org, org.position, filters);
       if (until === org.position) return;
       for (const [i, group] of groups.entries())
         deliver(
@@ -181,7 +199,11 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
     }
   }
 
-  async function read(orgId: number, after: number, filters: LogFilter[]) {
+  async function read(org: Org, after: number, filters: LogFilter[]) {
+    const started = performance.now();
+    const { readBytes } = org;
+    // Should it fail for being too much.
+    org.readBytes = Math.max(1, readBytes / 4);
     const [head, ...rows] = await sql<
       {
         until: string;
@@ -193,7 +215,13 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
       }[]
     >`
       select until_position as until, is_gap, position, id, filter_numbers as filters, line
-      from api.tail_logs(${orgId}::int, ${after}::bigint, ${JSON.stringify(filters)}::text::jsonb, ${maxReadBytes}::int)`;
+      from api.tail_logs(
+        ${org.id}::int, ${after}::bigint, ${JSON.stringify(filters)}::text::jsonb, ${Math.round(readBytes)}::int
+      )`;
+    org.readBytes =
+      performance.now() - started > slowReadMs
+        ? Math.max(1, readBytes / 2)
+        : Math.min(maxReadBytes, readBytes * 2);
     return {
       until: Number(head!.until),
       isGap: head!.is_gap,
@@ -222,10 +250,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
         const rest = events.filter((event) => isAfter(event, client.place));
         if (rest.length > 0) bytes = encode(write(rest));
       }
-      if (isGap)
-        client.send(
-          encode('event: gap\ndata: {"reason":"what arrived meanwhile is no longer kept for tails"}\n\n'),
-        );
+      if (isGap) client.send(encode(gap));
       if (bytes) client.send(bytes);
       client.place = until;
     }
@@ -233,17 +258,24 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
 
   async function open(orgId: number, filter: LogFilter, expiresAt: number, after?: Place) {
     if (isClosed) throw closed();
+    const filters = orgs.get(orgId)?.groups;
+    if (filters && filters.size >= maxFilters && !filters.has(JSON.stringify(filter)))
+      throw tooMany(`There are live tails of this org with ${maxFilters} different filters already.`);
     take(orgId);
+    const deadline = Date.now() + openMs;
     try {
       listener ??= startListening();
       // First: what arrives after the position that is read next has to be notified.
       await Promise.race([listener.listening, sleep(5000, undefined, { ref: false })]);
       const [row] = await sql<{ position: string }[]>`select api.get_log_position(${orgId}::int) as position`;
       if (isClosed) throw closed();
+      // The request has been answered by then, that it took too long.
+      if (Date.now() > deadline) throw unavailable('database_slow', 'The database does not answer in time.');
       const now = { position: Number(row!.position), id: wholeFlush };
-      // A place that is still to come is of another database.
-      const place = after && !isAfter(after, now) ? after : now;
-      return newStream(orgId, filter, expiresAt, place, now.position);
+      // A place that is still to come is of another database, or of this one before it was restored.
+      const isForeign = after !== undefined && isAfter(after, now);
+      const place = after && !isForeign ? after : now;
+      return newStream(orgId, filter, expiresAt, place, now.position, isForeign);
     } catch (error) {
       release(orgId);
       throw error;
@@ -253,12 +285,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
   function take(orgId: number) {
     const own = takenBy.get(orgId) ?? 0;
     if (taken >= maxClients || own >= Math.ceil(maxClients * orgShare))
-      throw new Problem(
-        429,
-        'too_many_tails',
-        `There are ${taken} live tails already, ${own} of them of this org.`,
-        { headers: { 'Retry-After': '10' } },
-      );
+      throw tooMany(`There are ${taken} live tails already, ${own} of them of this org.`);
     taken++;
     takenBy.set(orgId, own + 1);
   }
@@ -276,6 +303,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
     expiresAt: number,
     place: Place,
     live: number,
+    isGap: boolean,
   ): ReadableStream<Uint8Array> {
     let client: Client;
     let onRoom: (() => void) | undefined;
@@ -309,7 +337,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
             },
           };
           clients.add(client);
-          client.send(encode(`retry: 2000\nid: ${formatPlace(place)}\n\n`));
+          client.send(encode(`retry: 2000\nid: ${formatPlace(place)}\n\n${isGap ? gap : ''}`));
           void follow();
         },
         pull: () => onRoom?.(),
@@ -343,6 +371,7 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
             isDirty: false,
             isReading: false,
             reading: undefined,
+            readBytes: maxReadBytes,
             catchingUp: Promise.resolve(),
           };
           orgs.set(orgId, org);
@@ -362,13 +391,17 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
           return;
         }
         try {
-          const turn = org.catchingUp.then(() => read(orgId, position, [filter]));
+          const turn = org.catchingUp.then(() =>
+            client.isEnded ? undefined : read(org, position, [filter]),
+          );
           org.catchingUp = turn.catch(() => {});
-          const { until, isGap, events } = await turn;
+          const missed = await turn;
+          if (!missed) return;
+          const { until, isGap, events } = missed;
           await client.room();
           deliver([client], events, { position: until, id: wholeFlush }, isGap);
         } catch (error) {
-          log.debug({ error, org_id: orgId }, 'what arrived could not be read');
+          onFailure(error, org);
           await sleep(1000);
         }
       }
@@ -387,6 +420,8 @@ export function createLogTail({ sql, log, listen, maxClients, onDrop }: TailOpti
     },
   };
 }
+
+const gap = 'event: gap\ndata: {"reason":"what arrived meanwhile is no longer kept for tails"}\n\n';
 
 const encoder = new TextEncoder();
 

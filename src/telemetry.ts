@@ -95,6 +95,11 @@ export function createTelemetry(read: {
       help: 'Live tails ended because their client did not keep up',
       registers: [registry],
     }),
+    failedTailReads: new Counter({
+      name: 'obs_tail_failed_reads_total',
+      help: 'Times that what arrived could not be read for live tails; it is tried again',
+      registers: [registry],
+    }),
     flushDuration: new Histogram({
       name: 'obs_ingest_flush_duration_seconds',
       help: 'Time that a flush of samples (signal metrics) or log lines (logs) took, failed ones included',

@@ -103,7 +103,7 @@ immutable
 as $$
   -- A word that punctuation divides becomes a phrase, as websearch_to_tsquery makes of those that PostgreSQL divides.
   select websearch_to_tsquery('pg_catalog.simple', string_agg(
-    case when lower(t.term[3]) = 'or' then 'or' else t.term[1] || '"' || obs.log_text(coalesce(t.term[2], t.term[3])) || '"' end,
+    case when t.term[1] = '' and lower(t.term[3]) = 'or' then 'or' else t.term[1] || '"' || obs.log_text(coalesce(t.term[2], t.term[3])) || '"' end,
     ' ' order by t.position
   ))
   from regexp_matches(_q, '(-?)(?:"([^"]*)"|([^\s"]+))', 'g') with ordinality as t (term, position)
@@ -148,7 +148,9 @@ immutable
 as $$
   select case
     -- Either side of an "or" may be missing.
-    when not exists (select from regexp_matches(_q, '(?:"[^"]*"|([^\s"]+))', 'g') as t where lower(t[1]) = 'or') then (
+    when not exists (
+      select from regexp_matches(_q, '(-?)(?:"([^"]*)"|([^\s"]+))', 'g') as t where t[1] = '' and lower(t[3]) = 'or'
+    ) then (
       select lib.contains_pattern(word)
       from regexp_matches(_q, '(-?)(?:"([^"]*)"|([^\s"]+))', 'g') as t
       cross join lateral regexp_split_to_table(coalesce(t[2], t[3]), '[^[:alnum:]]+') as word
@@ -190,7 +192,7 @@ comment on function lib.metadata_query(jsonb) is
   'is a list with it. A key with dots is a key as it stands (http.status_code) or one inside another.';
 
 create function lib.log_matches(
-  _log_stream_id int,
+  _words tsvector,
   _message text,
   _metadata jsonb,
   _trace_id text,
@@ -208,10 +210,11 @@ as $$
     and (_wanted_text is null or _message ilike _wanted_text)
     and (_wanted_pattern is null or _message ilike _wanted_pattern)
     and (_wanted_metadata is null or _metadata @@ _wanted_metadata)
-    and (_wanted_query is null or obs.log_words(_log_stream_id, _message) @@ _wanted_query)
+    and (_wanted_query is null or _words @@ _wanted_query)
 $$;
 comment on function lib.log_matches is
-  'Whether a line is one that a filter asks for, see lib.read_log_filter; null where a part does not apply. Inlined, so that an index can answer.';
+  'Whether a line, its words by obs.log_words, is one that a filter asks for, see lib.read_log_filter; null where a part does not apply. '
+  'Inlined, so that an index can answer.';
 
 create function lib.read_log_filter(
   _filter jsonb,
@@ -379,6 +382,8 @@ declare
   _is_indexed boolean;
   _step bigint;
   _looked_at bigint := 0;
+  _started_at timestamptz;
+  _kept int;
 begin
   lines := '{}';
   select * into _wanted from lib.read_log_filter(_filter);
@@ -400,12 +405,13 @@ begin
   if _chunk_starts is null or _from >= _bound or cardinality(_stream_ids) = 0 then
     return;
   end if;
-  _is_indexed := _wanted.trace_id is not null or _wanted.metadata_query is not null or querytree(_wanted.query) not in ('', 'T');
+  _is_indexed := _wanted.trace_id is not null or _wanted.metadata_query is not null or coalesce(querytree(_wanted.query), '') not in ('', 'T');
 
   -- Everything is looked for among the newest lines first: what is common is found there, while the index would have to list
   -- every line that has it. A trace is as quick wherever it is.
-  _step := case when _wanted.trace_id is not null then 0 else 2000 end;
+  _step := case when _wanted.trace_id is not null then 0 else 500 end;
   while _from < _bound and cardinality(lines) < _limit loop
+    _started_at := clock_timestamp();
     if _is_indexed and _bound > _indexed_from and _step not between 1 and 30000 then
       -- Chunk by chunk, of which the newest may do.
       until_time := greatest(_from, _indexed_from, (select max(c) from unnest(_chunk_starts) as c where c < _bound));
@@ -420,7 +426,7 @@ begin
           and (_before_time is null or (l.time, l.id) < (_before_time, _before_id))
           and l.log_stream_id = any (_stream_ids)
           and lib.log_matches(
-            l.log_stream_id, l.message, l.metadata, l.trace_id,
+            obs.log_words(l.log_stream_id, l.message), l.message, l.metadata, l.trace_id,
             case when _streams is null then _wanted.query when _wanted.query is null then _streams else _wanted.query && _streams end,
             _wanted.query_pattern, _wanted.text_pattern, _wanted.metadata_query, _wanted.trace_id
           )
@@ -446,7 +452,7 @@ begin
             offset 0
           ) as l
           where lib.log_matches(
-            l.log_stream_id, l.message, l.metadata, l.trace_id,
+            obs.log_words(l.log_stream_id, l.message), l.message, l.metadata, l.trace_id,
             _wanted.query, _wanted.query_pattern, _wanted.text_pattern, _wanted.metadata_query, _wanted.trace_id
           )
           limit _limit - cardinality(lines)
@@ -455,21 +461,31 @@ begin
         limit _limit - cardinality(lines)
       );
       _looked_at := _looked_at + _step;
-      _step := case
-        when not _is_indexed then least(4 * _step, 200000)
+      _step := least(200000, case
+        -- Long lines: no step shall take much more than the time there is.
+        when clock_timestamp() > _started_at + interval '1 second' then greatest(1, _step / 4)
+        when not _is_indexed or _looked_at < 2000 then 4 * _step
         -- As many again as it may take to find the rest, if it goes on as it went.
         when cardinality(lines) > 0
           then greatest(2 * _step, _looked_at * (_limit - cardinality(lines)) / cardinality(lines))
         else 200000
-      end;
+      end);
     end if;
     _bound := until_time;
     exit when clock_timestamp() > statement_timestamp() + make_interval(secs => _seconds);
   end loop;
 
-  if cardinality(lines) >= _limit then
-    until_time := lines[_limit].time;
-    until_id := lines[_limit].id;
+  -- Not more than a reader can take at once.
+  select count(*) into _kept
+  from (
+    select sum(octet_length(l.message) + coalesce(pg_column_size(l.metadata), 0)) over (order by l.ordinality) as bytes, l.ordinality
+    from unnest(lines) with ordinality as l
+  ) as l
+  where l.bytes <= 4000000 or l.ordinality = 1;
+  if _kept < cardinality(lines) or _kept >= _limit then
+    lines := lines[:_kept];
+    until_time := lines[_kept].time;
+    until_id := lines[_kept].id;
   elsif _bound > _from then
     until_time := _bound;
     until_id := 0;
@@ -480,8 +496,8 @@ end
 $$;
 comment on function lib.find_logs is
   'Lines of an org that a filter (see lib.read_log_filter) asks for with times in [_start, _end) and before (_before_time, _before_id), '
-  'newest first, at most _limit. until_time and until_id are where to go on: null when there are no more; when fewer lines '
-  'than _limit came with them, the search stopped after so many seconds. What the columnstore holds is read line by line.';
+  'newest first, at most _limit and some four megabytes. until_time and until_id are where to go on: null when there are no more; a '
+  'search stops after so many seconds, a step of it more. What the columnstore holds is read line by line.';
 
 create function api.search_logs(
   _org_id int,
@@ -660,7 +676,7 @@ as $$
   select regexp_replace(
     regexp_replace(
       regexp_replace(
-        left(_message, 1000),
+        _message,
         '\m[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\M', '<uuid>', 'gi'
       ),
       '\m(?:0x[0-9a-f]+|(?=[a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{8,})\M', '<hex>', 'gi'
@@ -669,7 +685,7 @@ as $$
   )
 $$;
 comment on function lib.fold_message(text) is
-  'The shape of a message: UUIDs, hexadecimal ids and numbers (addresses, times, versions and decimals as one) replaced; of the first 1000 characters.';
+  'The shape of a message: UUIDs, hexadecimal ids and numbers (addresses, times, versions and decimals as one) replaced.';
 
 create function api.get_log_patterns(
   _org_id int,
@@ -686,16 +702,32 @@ security definer
 set search_path = ''
 as $$
 declare
-  _page record;
+  _lines obs.log[];
+  _until_time timestamptz;
+  _until_id bigint;
+  _messages text[] := array[]::text[];
+  _times timestamptz[] := array[]::timestamptz[];
+  _stream_ids int[] := array[]::int[];
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  select * into _page from lib.find_logs(_org_id, _filter, _start, _end, null, null, _max_lines, 2);
+  loop
+    select f.lines, f.until_time, f.until_id
+    into _lines, _until_time, _until_id
+    from lib.find_logs(
+      _org_id, _filter, _start, _end, _until_time, _until_id, least(1000, _max_lines - cardinality(_messages)), 2
+    ) as f;
+    select _messages || array_agg(left(l.message, 1000)), _times || array_agg(l.time), _stream_ids || array_agg(l.log_stream_id)
+    into _messages, _times, _stream_ids
+    from unnest(_lines) as l;
+    exit when _until_time is null or cardinality(_messages) >= _max_lines
+      or clock_timestamp() > statement_timestamp() + interval '2 seconds';
+  end loop;
   return query
   with shapes as (
     select lib.fold_message(l.message) as pattern, count(*)::int as line_count, min(l.time) as first_seen, max(l.time) as last_seen,
       (array_agg(l.message order by l.time desc))[1] as example,
       array_agg(distinct s.level order by s.level) as levels
-    from unnest(_page.lines) as l
+    from unnest(_messages, _times, _stream_ids) as l (message, time, log_stream_id)
     join obs.log_stream s on s.id = l.log_stream_id
     group by 1
     order by 2 desc, 1
@@ -707,7 +739,7 @@ begin
         json_build_object(
           'pattern', h.pattern,
           'count', h.line_count,
-          'share', round(h.line_count::numeric / cardinality(_page.lines), 4)::float8,
+          'share', round(h.line_count::numeric / cardinality(_messages), 4)::float8,
           'levels', h.levels,
           'first_seen', lib.rfc3339_micros(h.first_seen),
           'last_seen', lib.rfc3339_micros(h.last_seen),
@@ -717,15 +749,15 @@ begin
       ),
       '[]'
     ),
-    cardinality(_page.lines),
-    coalesce(_page.until_time, _start),
-    _page.until_time is null
+    cardinality(_messages),
+    coalesce(_until_time, _start),
+    _until_time is null
   from shapes h;
 end
 $$;
 comment on function api.get_log_patterns is
-  'The most frequent shapes (lib.fold_message) among the newest _max_lines lines that a filter asks for, as JSON; how many lines that '
-  'were, from when on all of them, and whether that is the whole range.';
+  'The most frequent shapes (lib.fold_message) among the newest _max_lines lines that a filter asks for, as far as two seconds go, as '
+  'JSON; how many lines that were, from when on all of them, and whether that is the whole range.';
 
 create function job.count_logs(_now timestamptz default now())
 returns int
@@ -897,17 +929,10 @@ begin
   streams as materialized (
     select s.id, s.service_name, s.level from obs.log_stream s where s.org_id = _org_id
   ),
-  arrived as (
+  lines as materialized (
     select f.position, l.*, s.service_name, s.level,
-      (
-        select json_agg(w.number)
-        from wanted w
-        where s.level >= w.min_level
-          and (w.service_name is null or w.service_name = s.service_name)
-          and lib.log_matches(
-            l.log_stream_id, l.message, l.metadata, l.trace_id, w.query, w.query_pattern, w.text_pattern, w.metadata_query, w.trace_id
-          )
-      ) as numbers
+      -- Once, for however many filters.
+      case when exists (select from wanted w where w.query is not null) then obs.log_words(l.log_stream_id, l.message) end as words
     from flushes f
     cross join lateral (
       select l.*
@@ -915,6 +940,19 @@ begin
       where l.id >= f.first_id and l.id <= f.last_id and l.time >= _oldest and l.time <= _newest
     ) as l
     join streams s on s.id = l.log_stream_id
+  ),
+  arrived as (
+    select l.*,
+      (
+        select json_agg(w.number)
+        from wanted w
+        where l.level >= w.min_level
+          and (w.service_name is null or w.service_name = l.service_name)
+          and lib.log_matches(
+            l.words, l.message, l.metadata, l.trace_id, w.query, w.query_pattern, w.text_pattern, w.metadata_query, w.trace_id
+          )
+      ) as numbers
+    from lines l
   )
   select null::bigint, null::boolean, a.position, a.id, a.numbers,
     lib.log_line(a.time, a.received_at, a.id, a.service_name, a.level, a.message, a.metadata, a.trace_id, a.span_id)

@@ -64,6 +64,9 @@ type Verdict = 'claimed' | 'replayed' | 'mismatched';
 // Below this one insert (half a millisecond) is quicker than the four round trips of a COPY in a transaction (one).
 const insertLimit = 100;
 
+// Of two that make a table's next chunk at the same time; nothing of this one was committed.
+const deadlock = '40P01';
+
 /** sessions: as many flushes are under way at once. */
 export function createCommitter<Rows>(
   sessions: readonly Session[],
@@ -120,7 +123,10 @@ export function createCommitter<Rows>(
   // The number of rows recorded. Never rejects: every request of the batch is answered on its own.
   async function flush(session: Session, batch: Pending<Rows>[]): Promise<number> {
     try {
-      const verdicts = await write(session, batch);
+      const verdicts = await write(session, batch).catch((error) => {
+        if (codeOf(error) === deadlock) return write(session, batch);
+        throw error;
+      });
       answer(batch, verdicts);
       return countRows(claimed(batch, verdicts));
     } catch (error) {

@@ -65,7 +65,7 @@ export async function readLogs(
 
   for (let i = 0; i < items.length; i++) {
     const item = items[i];
-    if (typeof item !== 'object' || item === null || Array.isArray(item)) {
+    if (!isObject(item)) {
       errors.push({ path: pathOf(i), message: 'expected an object' });
       continue;
     }
@@ -178,14 +178,17 @@ export async function readLogs(
 
 const knownFields = 'service_name, level, message, timestamp, metadata, trace_id, span_id';
 
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) && !JSON.isRawJSON(value);
+}
+
 function storable(text: string): string {
   const wellFormed = text.toWellFormed();
   return wellFormed.includes('\0') ? wellFormed.replaceAll('\0', '\ufffd') : wellFormed;
 }
 
 function readMetadata(value: unknown): { json: string } | { problem: string } {
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    return { problem: 'expected an object' };
+  if (!isObject(value)) return { problem: 'expected an object' };
   const problem = depthProblem(value, 1);
   if (problem) return { problem };
   let json = JSON.stringify(value);

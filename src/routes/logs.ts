@@ -333,7 +333,9 @@ export function logRoutes(dependencies: LogsDependencies) {
           `There are ${underWay} exports of this org under way already.`,
           { headers: { 'Retry-After': '10' } },
         );
-      const lines = ReadableStream.from(exportLines(orgId, filter, range, before, query.limit));
+      const lines = ReadableStream.from(
+        exportLines(orgId, filter, range, before, query.limit ?? Number.POSITIVE_INFINITY, c.req.raw.signal),
+      );
       return streamed(c, lines, { 'Content-Type': 'application/x-ndjson' });
     }
 
@@ -368,7 +370,8 @@ export function logRoutes(dependencies: LogsDependencies) {
     filter: LogFilter,
     range: Range,
     before: { time: string | null; id: string | null },
-    limit = Number.POSITIVE_INFINITY,
+    limit: number,
+    signal: AbortSignal,
   ): AsyncGenerator<Uint8Array> {
     const encoder = new TextEncoder();
     let place = before;
@@ -384,7 +387,8 @@ export function logRoutes(dependencies: LogsDependencies) {
         const perLine = page.lines.length / page.line_count;
         pageLimit = Math.max(1, Math.min(maxExportPage, Math.floor(exportPageBytes / perLine)));
         yield encoder.encode(`${page.lines.replaceAll(',\n', '\n')}\n`);
-      } while (place.time !== null && left > 0);
+        // Nobody reads an export whose client is gone, however long there is nothing to write.
+      } while (place.time !== null && left > 0 && !signal.aborted);
     } finally {
       const others = exportsOf.get(orgId)! - 1;
       if (others > 0) exportsOf.set(orgId, others);
@@ -640,7 +644,7 @@ function filterOf(
 function readCursor(cursor: string | undefined): { time: string | null; id: string | null } {
   if (cursor === undefined) return { time: null, id: null };
   const [time = '', id = ''] = cursor.split(' ');
-  if (!isTimestamp(time) || !/^\d{1,16}$/.test(id)) throw badCursor();
+  if (!/^\d{4}-[\d:.T-]+Z$/.test(time) || !isTimestamp(time) || !/^\d{1,16}$/.test(id)) throw badCursor();
   return { time, id };
 }
 

@@ -89,3 +89,9 @@ test('a connection lost in a statement, or in a copy', async () => {
   expect(await notes()).toEqual(['a']);
   await session.transaction((sql) => sql`select 1`);
 });
+
+test('a statement that failed after its first rows leaves nothing of them to the next one', async () => {
+  const failing = session.statement((sql) => sql`select 1 / (3 - i) as x from generate_series(1, 3) i`);
+  await expect(failing).rejects.toMatchObject({ code: '22012' });
+  expect([...(await session.statement((sql) => sql`select 7 as x`))]).toEqual([{ x: 7 }]);
+});

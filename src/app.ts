@@ -222,6 +222,7 @@ export function createApp(options: AppOptions): Observability {
   app.route(
     '/api/v1',
     logRoutes({
+      log,
       sql,
       exportSql: options.exportSql,
       cache: createLogStreamCache(controlSql, config.seriesCacheSize),

@@ -31,14 +31,17 @@ export interface TailOptions {
   onFailedRead?: () => void;
 }
 
+export interface OpenOptions {
+  after?: Place | undefined;
+  /** When the stream ends, in epoch milliseconds. */
+  expiresAt: number;
+  /** Cuts the connection of a client that does not keep up, with all that waits to be sent. */
+  disconnect: () => void;
+}
+
 export interface LogTail {
-  /** A stream of server-sent events, until a time: lines that arrive from now on, or that arrived after a place. */
-  open(
-    orgId: number,
-    filter: LogFilter,
-    expiresAt: number,
-    after?: Place,
-  ): Promise<ReadableStream<Uint8Array>>;
+  /** A stream of server-sent events: lines that arrive from now on, or that arrived after a place. */
+  open(orgId: number, filter: LogFilter, options: OpenOptions): Promise<ReadableStream<Uint8Array>>;
   clients(): number;
   /** Ends every stream; no new one is opened. */
   close(): Promise<void>;
@@ -112,6 +115,11 @@ function tooMany(detail: string): Problem {
   return new Problem(429, 'too_many_tails', detail, { headers: { 'Retry-After': '10' } });
 }
 
+// Of a flush that is read in part the rest is to come.
+function lastWhole({ position, id }: Place): number {
+  return id === wholeFlush ? position : position - 1;
+}
+
 function isAfter(a: Place, b: Place): boolean {
   return a.position > b.position || (a.position === b.position && a.id > b.id);
 }
@@ -183,14 +191,14 @@ export function createLogTail(options: TailOptions): LogTail {
     try {
       const groups = [...org.groups.values()];
       const filters = groups.map(([client]) => client!.filter);
-      const { until, isGap, events } = await read(org, org.position, filters);
+      const { until, purged, events } = await read(org, org.position, filters);
       if (until === org.position) return;
       for (const [i, group] of groups.entries())
         deliver(
           group,
           events.filter((event) => event.filters.includes(i)),
           { position: until, id: wholeFlush },
-          isGap,
+          purged,
         );
       org.position = until;
       org.isDirty = true;
@@ -207,14 +215,14 @@ export function createLogTail(options: TailOptions): LogTail {
     const [head, ...rows] = await sql<
       {
         until: string;
-        is_gap: boolean;
+        purged: string;
         position: string;
         id: string;
         filters: number[];
         line: string;
       }[]
     >`
-      select until_position as until, is_gap, position, id, filter_numbers as filters, line
+      select until_position as until, purged_position as purged, position, id, filter_numbers as filters, line
       from api.tail_logs(
         ${org.id}::int, ${after}::bigint, ${JSON.stringify(filters)}::text::jsonb, ${Math.round(readBytes)}::int
       )`;
@@ -224,7 +232,7 @@ export function createLogTail(options: TailOptions): LogTail {
         : Math.min(maxReadBytes, readBytes * 2);
     return {
       until: Number(head!.until),
-      isGap: head!.is_gap,
+      purged: Number(head!.purged),
       events: rows.map(
         (row): Event => ({
           position: Number(row.position),
@@ -236,7 +244,7 @@ export function createLogTail(options: TailOptions): LogTail {
     };
   }
 
-  function deliver(group: Iterable<Client>, events: Event[], until: Place, isGap: boolean) {
+  function deliver(group: Iterable<Client>, events: Event[], until: Place, purged: number) {
     const first = events[0];
     let shared: Uint8Array | undefined;
     for (const client of group) {
@@ -250,13 +258,14 @@ export function createLogTail(options: TailOptions): LogTail {
         const rest = events.filter((event) => isAfter(event, client.place));
         if (rest.length > 0) bytes = encode(write(rest));
       }
-      if (isGap) client.send(encode(gap));
+      if (purged > lastWhole(client.place)) client.send(encode(gap));
       if (bytes) client.send(bytes);
       client.place = until;
     }
   }
 
-  async function open(orgId: number, filter: LogFilter, expiresAt: number, after?: Place) {
+  async function open(orgId: number, filter: LogFilter, options: OpenOptions) {
+    const { after } = options;
     if (isClosed) throw closed();
     const filters = orgs.get(orgId)?.groups;
     if (filters && filters.size >= maxFilters && !filters.has(JSON.stringify(filter)))
@@ -275,7 +284,7 @@ export function createLogTail(options: TailOptions): LogTail {
       // A place that is still to come is of another database, or of this one before it was restored.
       const isForeign = after !== undefined && isAfter(after, now);
       const place = after && !isForeign ? after : now;
-      return newStream(orgId, filter, expiresAt, place, now.position, isForeign);
+      return newStream(orgId, filter, options, place, now.position, isForeign);
     } catch (error) {
       release(orgId);
       throw error;
@@ -300,7 +309,7 @@ export function createLogTail(options: TailOptions): LogTail {
   function newStream(
     orgId: number,
     filter: LogFilter,
-    expiresAt: number,
+    { expiresAt, disconnect }: OpenOptions,
     place: Place,
     live: number,
     isGap: boolean,
@@ -321,7 +330,7 @@ export function createLogTail(options: TailOptions): LogTail {
               else {
                 onDrop?.();
                 leave();
-                controller.error(new Error('the client does not keep up'));
+                disconnect();
               }
             },
             room() {
@@ -380,8 +389,7 @@ export function createLogTail(options: TailOptions): LogTail {
           await org.reading.catch(() => {});
           continue;
         }
-        // Of a flush that is read in part the rest is to come.
-        const position = client.place.id === wholeFlush ? client.place.position : client.place.position - 1;
+        const position = lastWhole(client.place);
         if (position >= org.position) {
           const key = JSON.stringify(filter);
           const group = org.groups.get(key);
@@ -397,9 +405,9 @@ export function createLogTail(options: TailOptions): LogTail {
           org.catchingUp = turn.catch(() => {});
           const missed = await turn;
           if (!missed) return;
-          const { until, isGap, events } = missed;
+          const { until, purged, events } = missed;
           await client.room();
-          deliver([client], events, { position: until, id: wholeFlush }, isGap);
+          deliver([client], events, { position: until, id: wholeFlush }, purged);
         } catch (error) {
           onFailure(error, org);
           await sleep(1000);

@@ -397,7 +397,8 @@ begin
   -- As far as there are chunks.
   select array_agg(c.range_start order by c.range_start desc),
     greatest(_start, lib.org_kept_from(_org_id), min(c.range_start)),
-    least(_end, _before_time + interval '1 microsecond', max(c.range_end)),
+    -- Lines of that very time are still to come, unless the page before ended between two times.
+    least(_end, _before_time + case when _before_id > 0 then interval '1 microsecond' else interval '0' end, max(c.range_end)),
     -- The columnstore has no index of words or of metadata. It has a filter of trace ids.
     coalesce(max(c.range_end) filter (where c.is_compressed and _wanted.trace_id is null), '-infinity')
   into _chunk_starts, _from, _bound, _indexed_from
@@ -478,7 +479,7 @@ begin
   -- Not more than a reader can take at once.
   select count(*) into _kept
   from (
-    select sum(octet_length(l.message) + coalesce(pg_column_size(l.metadata), 0)) over (order by l.ordinality) as bytes, l.ordinality
+    select sum(octet_length(l.message) + coalesce(octet_length(l.metadata::text), 0)) over (order by l.ordinality) as bytes, l.ordinality
     from unnest(lines) with ordinality as l
   ) as l
   where l.bytes <= 4000000 or l.ordinality = 1;
@@ -881,7 +882,7 @@ $$;
 comment on function api.get_log_position is 'A position of obs.log_arrival that everything of an org that is committed is at or before.';
 
 create function api.tail_logs(_org_id int, _after bigint, _filters jsonb, _max_bytes int)
-returns table (until_position bigint, is_gap boolean, "position" bigint, id bigint, filter_numbers json, line text)
+returns table (until_position bigint, purged_position bigint, "position" bigint, id bigint, filter_numbers json, line text)
 language plpgsql
 stable
 security definer
@@ -906,8 +907,8 @@ begin
     limit 1000
   ) as f
   where f.bytes_before < _max_bytes;
-  select coalesce(_until, greatest(c.position, _after)), c.purged_position > _after
-  into until_position, is_gap
+  select coalesce(_until, greatest(c.position, _after)), c.purged_position
+  into until_position, purged_position
   from obs.log_counted c;
   return next;
   if _until is null then
@@ -954,7 +955,7 @@ begin
       ) as numbers
     from lines l
   )
-  select null::bigint, null::boolean, a.position, a.id, a.numbers,
+  select null::bigint, null::bigint, a.position, a.id, a.numbers,
     lib.log_line(a.time, a.received_at, a.id, a.service_name, a.level, a.message, a.metadata, a.trace_id, a.span_id)
   from arrived a
   where a.numbers is not null
@@ -963,5 +964,5 @@ end
 $$;
 comment on function api.tail_logs is
   'What arrived of an org after a position, whole flushes until they come to so many bytes. The first row tells up to which position '
-  'and whether something between is gone already; each further one a line that some of _filters (an array, see lib.read_log_filter) asks for, '
+  'and up to which one arrivals are gone already; each further one a line that some of _filters (an array, see lib.read_log_filter) asks for, '
   'which of them, counted from 0, and its place. Lines of a position are in order of their ids.';

@@ -189,26 +189,30 @@ function storable(text: string): string {
 
 function readMetadata(value: unknown): { json: string } | { problem: string } {
   if (!isObject(value)) return { problem: 'expected an object' };
-  const problem = depthProblem(value, 1);
+  const numbers = { zeros: 0 };
+  const problem = innerProblem(value, 1, numbers);
   if (problem) return { problem };
   let json = JSON.stringify(value);
   // NUL, or half of a surrogate pair, as JSON writes them; perhaps a backslash followed by the same letters, and no harm done.
   if (/\\u(?:0000|d[89a-f])/.test(json)) json = JSON.stringify(storableJson(value));
-  const bytes = json.length * 3 > logLimits.metadataBytes ? Buffer.byteLength(json) : json.length;
+  const length = json.length * 3 > logLimits.metadataBytes ? Buffer.byteLength(json) : json.length;
+  const bytes = length + numbers.zeros;
   if (bytes > logLimits.metadataBytes)
-    return { problem: `must be at most ${logLimits.metadataBytes} bytes as JSON, has ${bytes}` };
+    return { problem: `must be at most ${logLimits.metadataBytes} bytes as JSON, has ${Math.ceil(bytes)}` };
   return { json };
 }
 
-function depthProblem(value: object, depth: number): string | null {
+// zeros: what numbers such as 1e300 have more of when PostgreSQL writes them, which does so in full.
+function innerProblem(value: object, depth: number, numbers: { zeros: number }): string | null {
   if (depth > logLimits.metadataDepth)
     return `must not be nested deeper than ${logLimits.metadataDepth} levels`;
   for (const key in value) {
     const inner = (value as Record<string, unknown>)[key];
-    if (typeof inner === 'number' && !Number.isFinite(inner))
-      return `${key.slice(0, 100)} is too large a number`;
-    if (typeof inner === 'object' && inner !== null && !JSON.isRawJSON(inner)) {
-      const problem = depthProblem(inner, depth + 1);
+    if (typeof inner === 'number') {
+      if (!Number.isFinite(inner)) return `${key.slice(0, 100)} is too large a number`;
+      if (inner !== 0) numbers.zeros += Math.max(0, Math.abs(Math.log10(Math.abs(inner))) - 20);
+    } else if (typeof inner === 'object' && inner !== null && !JSON.isRawJSON(inner)) {
+      const problem = innerProblem(inner, depth + 1, numbers);
       if (problem) return problem;
     }
   }
@@ -232,7 +236,7 @@ export function parseExactly(text: string): unknown {
   // Most bodies have no number that long; the others are parsed anew, several times slower.
   if (!/[:,[\s]-?\d{16}/.test(text)) return value;
   return JSON.parse(text, (_key, inner, context) =>
-    typeof inner === 'number' && Number.isInteger(inner) && !Number.isSafeInteger(inner) && context
+    typeof inner === 'number' && !Number.isSafeInteger(inner) && context && /^-?\d+$/.test(context.source)
       ? JSON.rawJSON(context.source)
       : inner,
   );

@@ -1,6 +1,8 @@
 // Logs: recording lines, searching, tailing, counting and exporting them.
+import type { HttpBindings } from '@hono/node-server';
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
+import type { Logger } from 'pino';
 import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { invalid, Problem } from '../errors.ts';
@@ -220,6 +222,7 @@ const contextAnswerSchema = z
   .openapi('LogContext');
 
 export interface LogsDependencies {
+  log: Logger;
   sql: Sql;
   /** A pool of its own, so that exports do not hold up searches. */
   exportSql: Sql;
@@ -240,7 +243,7 @@ const exportPageBytes = 2 * 1024 ** 2;
 const maxExports = 2;
 
 export function logRoutes(dependencies: LogsDependencies) {
-  const { sql, exportSql, cache, committer, tail, timeBounds, maxBodyBytes } = dependencies;
+  const { log, sql, exportSql, cache, committer, tail, timeBounds, maxBodyBytes } = dependencies;
   const router = new OpenAPIHono<AuthEnv>();
 
   endpoint(
@@ -334,7 +337,7 @@ export function logRoutes(dependencies: LogsDependencies) {
           { headers: { 'Retry-After': '10' } },
         );
       const lines = ReadableStream.from(
-        exportLines(orgId, filter, range, before, query.limit ?? Number.POSITIVE_INFINITY, c.req.raw.signal),
+        exportLines(c, filter, range, before, query.limit ?? Number.POSITIVE_INFINITY),
       );
       return streamed(c, lines, { 'Content-Type': 'application/x-ndjson' });
     }
@@ -366,13 +369,14 @@ export function logRoutes(dependencies: LogsDependencies) {
 
   // A page at a time, when there is room for it: neither this process nor the database holds more.
   async function* exportLines(
-    orgId: number,
+    c: Context<AuthEnv>,
     filter: LogFilter,
     range: Range,
     before: { time: string | null; id: string | null },
     limit: number,
-    signal: AbortSignal,
   ): AsyncGenerator<Uint8Array> {
+    const { orgId } = c.var.principal;
+    const { signal } = c.req.raw;
     const encoder = new TextEncoder();
     let place = before;
     let left = limit;
@@ -389,6 +393,9 @@ export function logRoutes(dependencies: LogsDependencies) {
         yield encoder.encode(`${page.lines.replaceAll(',\n', '\n')}\n`);
         // Nobody reads an export whose client is gone, however long there is nothing to write.
       } while (place.time !== null && left > 0 && !signal.aborted);
+    } catch (error) {
+      log.warn({ error, org: c.var.principal.org }, 'an export failed');
+      disconnect(c);
     } finally {
       const others = exportsOf.get(orgId)! - 1;
       if (others > 0) exportsOf.set(orgId, others);
@@ -478,12 +485,16 @@ export function logRoutes(dependencies: LogsDependencies) {
           { path: 'header.Last-Event-ID', message: 'expected the id of an event of this stream' },
         ]);
       const { orgId, expiresAt } = c.var.principal;
-      return streamed(c, await tail.open(orgId, filter, expiresAt, after), {
-        'Content-Type': 'text/event-stream',
-        'Cache-Control': 'no-store',
-        // For nginx, which would gather events otherwise.
-        'X-Accel-Buffering': 'no',
-      });
+      return streamed(
+        c,
+        await tail.open(orgId, filter, { after, expiresAt, disconnect: () => disconnect(c) }),
+        {
+          'Content-Type': 'text/event-stream',
+          'Cache-Control': 'no-store',
+          // For nginx, which would gather events otherwise.
+          'X-Accel-Buffering': 'no',
+        },
+      );
     },
   );
 
@@ -608,6 +619,11 @@ export function logRoutes(dependencies: LogsDependencies) {
   return router;
 }
 
+// An error of the stream would be printed by @hono/node-server, and end the answer in good order.
+function disconnect(c: Context) {
+  (c.env as HttpBindings).outgoing.destroy();
+}
+
 // To a HEAD request Hono answers as to a GET, and leaves the body lying: nobody would ever end it.
 async function streamed(c: Context, body: ReadableStream, headers: Record<string, string>) {
   if (c.req.method !== 'HEAD') return c.body(body, 200, headers);
@@ -649,8 +665,8 @@ function readCursor(cursor: string | undefined): { time: string | null; id: stri
 }
 
 /**
- * Cuts a message into what does not match and what does, in turn. marked: the message by lib.mark_matches, which takes one
- * character for each of it, but for < and > around what matches, and leaves out very long words.
+ * Cuts a message into what does not match and what does, in turn. marked: by lib.mark_matches, the message with spaces for some
+ * punctuation, with < and > around what matches, and without very long words.
  */
 function highlight(
   message: string,
@@ -658,20 +674,21 @@ function highlight(
   contains: string | undefined,
 ): string[] {
   const isMatch = new Uint8Array(message.length);
-  if (marked) {
-    const isLeftOut = new Uint8Array(message.length);
-    for (const { 0: word, index } of message.matchAll(/[\p{L}\p{N}]{600,}/gu))
-      if (Buffer.byteLength(word) > longestWord) isLeftOut.fill(1, index, index + word.length);
-    let at = 0;
-    let isInside = 0;
-    for (const char of marked.split('')) {
-      if (char === '<') isInside = 1;
-      else if (char === '>') isInside = 0;
-      else {
-        while (isLeftOut[at]) at++;
-        isMatch[at++] = isInside;
-      }
+  const text = message.replace(/[-+./@<&~>]/g, ' ');
+  const pieces = marked?.split(/[<>]/) ?? [];
+  let at = 0;
+  for (const [i, piece] of pieces.entries()) {
+    const isMarked = i % 2 === 1;
+    if (!isMarked && !text.startsWith(piece, at)) {
+      // A word is left out: it goes on where the rest is, and what matches behind it.
+      let same = 0;
+      while (text[at + same] === piece[same]) same++;
+      const rest = text.indexOf(piece.slice(same) + (pieces[i + 1] ?? ''), at + same);
+      if (rest < 0) break;
+      at = rest - same;
     }
+    if (isMarked) isMatch.fill(1, at, at + piece.length);
+    at += piece.length;
   }
   if (contains !== undefined)
     for (const { 0: part, index } of message.matchAll(new RegExp(RegExp.escape(contains), 'giu')))
@@ -686,6 +703,3 @@ function highlight(
   }
   return parts;
 }
-
-// PostgreSQL's limit of a lexeme, in bytes.
-const longestWord = 2046;

@@ -129,6 +129,16 @@ describe('a line', () => {
     ['a message too long once cleaned', line('bad', { message: '\0'.repeat(10_923) }), ['message']],
     ['a message of a megabyte', line('bad', { message: 'x'.repeat(1024 ** 2) }), ['message']],
     ['too much metadata', line('bad', { metadata: { k: 'é'.repeat(8189) } }), ['metadata']],
+    [
+      'metadata that are larger once they are stored',
+      line('bad', { metadata: { n: Array(60).fill(1e300) } }),
+      ['metadata'],
+    ],
+    [
+      'a large integer for metadata',
+      '{"service_name":"bad","level":"info","message":"m","metadata":12345678901234567890}',
+      ['metadata'],
+    ],
     ['metadata of 21 levels', line('bad', { metadata: nested(21) }), ['metadata']],
     [
       'metadata of 100,000 levels',

@@ -179,7 +179,9 @@ describe('counting', () => {
       database.sql`update obs.log_arrival set arrived_at = now() - ${minutes} * interval '1 minute' where org_id = ${orgId}`;
     const isGap = async (after: number) =>
       (
-        await api<{ is_gap: boolean }[]>`select is_gap from api.tail_logs(${orgId}, ${after}, '[{}]', 1000)`
+        await api<
+          { is_gap: boolean }[]
+        >`select purged_position > ${after} as is_gap from api.tail_logs(${orgId}, ${after}, '[{}]', 1000)`
       )[0]!.is_gap;
     await recorder.record(orgId, lines(1, now));
     const [first] = await positions();

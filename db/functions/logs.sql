@@ -339,7 +339,7 @@ begin
         case
           -- Some part of a busy minute, as if its lines were spread evenly over it.
           when _minute.line_count > _count
-            then _minute_end - (_minute_end - _minute.minute) * ((_count - _minute.later_count) / _minute.line_count)::float8
+            then _minute_end - interval '1 minute' * ((_count - _minute.later_count) / _minute.line_count)::float8
           else _minute.minute
         end
       ));

@@ -16,7 +16,12 @@ let orgId: number;
 beforeAll(() => {
   const config = parseConfig({ DATABASE_URL: database.url, JWT_SECRET: jwtSecret });
   api = postgres(config.apiDatabaseUrl, { max: 2, onnotice: () => {} });
-  worker = postgres(config.workerDatabaseUrl, { max: 4, onnotice: () => {} });
+  worker = postgres(config.workerDatabaseUrl, {
+    max: 4,
+    // Who counts while somebody else does waits for nobody.
+    connection: { lock_timeout: 5000 },
+    onnotice: () => {},
+  });
   recorder = createRecorder(database.url);
 });
 afterAll(async () => {

@@ -9,10 +9,13 @@ const averageBytes = 300;
 export interface IdCache<Identity> {
   /** The id that belongs to a key, if it is known. Whatever is the same has the same key; another org's has not. */
   get(key: string): number | undefined;
-  /** Ids for identities that the cache lacks, in order, made as needed; they are cached under keys. */
-  resolve(orgId: number, keys: string[], identities: Identity[]): Promise<number[]>;
+  /** Finds the ids that the cache lacks, made as needed, and writes each to all of its places. */
+  resolve(orgId: number, missing: Missing<Identity>, ids: Int32Array): Promise<void>;
   size(): number;
 }
+
+/** What a request names and the cache does not know, by key: with the places in the request where it does. */
+export type Missing<Identity> = Map<string, { identity: Identity; indexes: number[] }>;
 
 export interface SeriesIdentity {
   name: string;
@@ -56,13 +59,17 @@ function createIdCache<Identity>(
     sizeCalculation: (_, key) => 100 + key.length,
   });
 
-  async function resolve(orgId: number, keys: string[], identities: Identity[]) {
-    const ids = await ask(orgId, identities).catch((error) => {
+  async function resolve(orgId: number, missing: Missing<Identity>, ids: Int32Array) {
+    if (missing.size === 0) return;
+    const identities = [...missing.values()].map(({ identity }) => identity);
+    const found = await ask(orgId, identities).catch((error) => {
       if (isMigrating(error)) return ask(orgId, identities);
       throw error;
     });
-    for (let i = 0; i < keys.length; i++) cache.set(keys[i]!, ids[i]!);
-    return ids;
+    for (const [j, [key, { indexes }]] of [...missing].entries()) {
+      cache.set(key, found[j]!);
+      for (const i of indexes) ids[i] = found[j]!;
+    }
   }
 
   return { get: (key) => cache.get(key), resolve, size: () => cache.size };

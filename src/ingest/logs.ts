@@ -1,7 +1,7 @@
 // From the JSON of POST /logs to lines. As with metrics the published schema (src/routes/logs.ts) is written out here by hand.
 import { type FieldError, invalid } from '../errors.ts';
 import { parseTimestamp } from '../timestamp.ts';
-import type { IdCache, LogStreamIdentity } from './ids.ts';
+import type { IdCache, LogStreamIdentity, Missing } from './ids.ts';
 import { type Lines, newLines } from './lines.ts';
 import { join, type TimeBounds, textProblem, timestampProblem, unknownField } from './metrics.ts';
 
@@ -60,7 +60,7 @@ export async function readLogs(
 ): Promise<Lines> {
   const lines = newLines(items.length);
   const errors: FieldError[] = [];
-  const missing = new Map<string, { identity: LogStreamIdentity; indexes: number[] }>();
+  const missing: Missing<LogStreamIdentity> = new Map();
   const now = Date.now() * 1000;
 
   for (let i = 0; i < items.length; i++) {
@@ -162,17 +162,7 @@ export async function readLogs(
 
   if (errors.length > 0) throw invalid(errors);
   lines.bytes += 100 * items.length;
-  if (missing.size > 0) {
-    const unresolved = [...missing.values()];
-    const ids = await cache.resolve(
-      orgId,
-      [...missing.keys()],
-      unresolved.map((entry) => entry.identity),
-    );
-    for (const [j, entry] of unresolved.entries()) {
-      for (const i of entry.indexes) lines.streamIds[i] = ids[j]!;
-    }
-  }
+  await cache.resolve(orgId, missing, lines.streamIds);
   return lines;
 }
 

@@ -2,7 +2,7 @@
 // published schema (src/routes/metrics.ts) are written out here by hand; a property test holds the two together.
 import { type FieldError, invalid } from '../errors.ts';
 import { formatTimestamp, parseTimestamp } from '../timestamp.ts';
-import type { IdCache, SeriesIdentity } from './ids.ts';
+import type { IdCache, Missing, SeriesIdentity } from './ids.ts';
 import { newSamples, type Samples } from './samples.ts';
 
 export const limits = {
@@ -47,7 +47,7 @@ export async function readMetrics(
 ): Promise<Samples> {
   const samples = newSamples(items.length);
   const errors: FieldError[] = [];
-  const missing = new Map<string, { identity: SeriesIdentity; indexes: number[] }>();
+  const missing: Missing<SeriesIdentity> = new Map();
   const now = Date.now() * 1000;
   // Most batches carry one timestamp many times.
   let lastText: unknown;
@@ -136,17 +136,7 @@ export async function readMetrics(
   }
 
   if (errors.length > 0) throw invalid(errors);
-  if (missing.size > 0) {
-    const unresolved = [...missing.values()];
-    const ids = await cache.resolve(
-      orgId,
-      [...missing.keys()],
-      unresolved.map((entry) => entry.identity),
-    );
-    for (const [j, entry] of unresolved.entries()) {
-      for (const i of entry.indexes) samples.seriesIds[i] = ids[j]!;
-    }
-  }
+  await cache.resolve(orgId, missing, samples.seriesIds);
   return samples;
 }
 

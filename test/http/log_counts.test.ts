@@ -126,6 +126,26 @@ test('log_lines_total, a metric of the org, increases by the lines of each level
   ).toEqual(posted);
 });
 
+test.each([
+  ['three errors are an alert', 'increase(log_lines_total{service="ruled",level="error"}[5m]) > 2', 1],
+  ['four would be', 'increase(log_lines_total{service="ruled",level="error"}[5m]) > 3', 0],
+  ['lines that come are no silence', 'increase(log_lines_total{service="ruled"}[5m]) < 1', 0],
+])('a rule watches log_lines_total: %s', async (_, expression, alerts) => {
+  const before = Date.now();
+  if (alerts === 1) {
+    await post(Array.from({ length: 3 }, () => line('ruled', { level: 'error' })));
+    await count();
+  }
+  const { status, body } = await api.call('POST', '/api/v1/alert-rules/test', {
+    body: {
+      ...{ name: 'logs', expression, interval_seconds: 5 },
+      ...{ start_time: before - 60_000, end_time: before + 20_000 },
+    },
+  });
+  expect(status).toBe(200);
+  expect(body.alerts).toHaveLength(alerts);
+});
+
 test('patterns are messages with their ids and numbers folded, the most frequent first', async () => {
   const uuid = (i: number) => `550e8400-e29b-41d4-a716-44665544${1000 + i}`;
   const start = minute - day / 2;

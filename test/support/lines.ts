@@ -31,14 +31,19 @@ export function createRecorder(databaseUrl: string) {
     /** Resolves, once they are committed, to the lines with their ids. */
     async record(orgId: number, lines: Line[]): Promise<Stored[]> {
       const rows = newLines(lines.length);
-      const streamIds = await cache.resolve(
+      const places = Map.groupBy(lines.keys(), (i) => `${lines[i]!.service}\0${lines[i]!.level}`);
+      await cache.resolve(
         orgId,
-        lines.map(({ service, level }) => `${orgId}\0${service}\0${level}`),
-        lines.map(({ service, level }) => ({ serviceName: service, level })),
+        new Map(
+          [...places].map(([key, indexes]) => {
+            const { service, level } = lines[indexes[0]!]!;
+            return [`${orgId}\0${key}`, { identity: { serviceName: service, level }, indexes }];
+          }),
+        ),
+        rows.streamIds,
       );
       for (const [i, line] of lines.entries()) {
         rows.times[i] = line.time;
-        rows.streamIds[i] = streamIds[i]!;
         rows.messages[i] = line.message;
         rows.metadata[i] = line.metadata ? JSON.stringify(line.metadata) : null;
         rows.traceIds[i] = line.traceId ?? null;

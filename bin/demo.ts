@@ -19,7 +19,7 @@ await command(async () => {
     const seconds = ((performance.now() - started) / 1000).toFixed(0);
     console.log(
       demo
-        ? `\n${demo.samples} samples of ${demo.series} series in org "${config.defaultOrg}", 30 days that end now, in ${seconds} s.`
+        ? `\n${demo.samples} samples of ${demo.series} series, 30 days that end now, and ${demo.lines} log lines of the last 7, in org "${config.defaultOrg}", in ${seconds} s.`
         : `\nThe org "${config.defaultOrg}" has its demo data already.`,
     );
   } finally {

@@ -131,6 +131,9 @@ Try:
   curl -s ${url}/api/v1/metrics -H "Authorization: Bearer $TOKEN"
   curl -s ${url}/api/v1/metrics -H "Authorization: Bearer $TOKEN" \\
     --json '{"name":"response_time_ms","value":12.5,"service_name":"auth"}'
+  curl -s ${url}/api/v1/logs -H "Authorization: Bearer $TOKEN" \\
+    --json '{"service_name":"auth","level":"warn","message":"token rejected for user 42"}'
+  curl -s "${url}/api/v1/logs?q=rejected" -H "Authorization: Bearer $TOKEN"
   curl -s ${url}/api/v1/health/services -H "Authorization: Bearer $TOKEN"
 
 make seed registers the six LiftOS services to be probed; make demo fills the org with a history of 30 days to look at.

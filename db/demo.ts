@@ -24,6 +24,7 @@ const metrics = [
 export interface Demo {
   samples: number;
   series: number;
+  lines: number;
 }
 
 /**
@@ -114,6 +115,60 @@ export async function fillDemo(
   }
   await rollUp(sql);
   log('rolled up');
-  await sql`analyze obs.sample`;
-  return { samples, series: services.length * instances.length * metrics.length };
+  let lines = 0;
+  for (const [service] of services) lines += await writeLines(sql, orgId, service);
+  log('and logs');
+  await sql`analyze obs.sample, obs.log`;
+  return { samples, series: services.length * instances.length * metrics.length, lines };
+}
+
+// A line every half minute, or of a failing service more, for as long as lines are kept.
+async function writeLines(sql: Sql, orgId: number, service: string): Promise<number> {
+  const [{ count }] = await sql<[{ count: number }]>`
+    with moment as (
+      select t as at, random() as r, (random() * 1e5)::int as n, (random() * 400)::int + 5 as ms,
+        -- The others cannot reach the gateway while it is down, for 25 minutes four days ago.
+        extract(epoch from t - now()) / 86400 between -4 and -3.983 as is_cut_off
+      from generate_series(now() - (select keep from obs.retention where table_name = 'log') + interval '1 hour', now(), interval '30 seconds') t
+      where not (${service}::text = 'gateway' and extract(epoch from t - now()) / 86400 between -4 and -3.983)
+    ),
+    said as (
+      select m.at, m.n, m.ms,
+        case
+          when m.is_cut_off or m.r < 0.01 then 'error' when m.r < 0.05 then 'warn' when m.r < 0.2 then 'debug' else 'info'
+        end::obs.log_level as level,
+        case
+          when m.is_cut_off then format('request %s to gateway.internal:8443 failed: connection refused, giving up after 3 attempts', m.n)
+          when m.r < 0.01 then format('request %s failed: timeout after 3000 ms waiting for the database', m.n)
+          when m.r < 0.05 then format('slow query took %s ms: select * from account where id = %s', m.ms * 10, m.n)
+          when m.r < 0.2 then format('cache miss for account:%s', m.n)
+          else format('GET /api/v1/%s/%s completed with status 200 in %s ms', ${service}::text, m.n, m.ms)
+        end as message
+      from moment m
+    ),
+    stream as (
+      select l.level, (api.ensure_log_streams(${orgId}::int, array[${service}::text], array[l.level::text]))[1] as id
+      from (select distinct level from said) as l
+    ),
+    block as (
+      select first_id from api.reserve_log_ids()
+    ),
+    line as (
+      insert into obs.log (time, received_at, id, log_stream_id, message, metadata, trace_id)
+      select s.at, s.at, b.first_id + row_number() over (order by s.at), t.id, s.message,
+        jsonb_build_object('user_id', s.n, 'duration_ms', s.ms, 'instance', ${service}::text || '-' || (1 + s.n % 2)),
+        md5(s.n::text || s.at)
+      from said s
+      join stream t on t.level = s.level
+      cross join block b
+      order by s.at
+      returning time, log_stream_id
+    ),
+    counted as (
+      insert into obs.log_1m as c (bucket, log_stream_id, line_count)
+      select date_trunc('minute', l.time), l.log_stream_id, count(*) from line l group by 1, 2
+      on conflict (log_stream_id, bucket) do update set line_count = c.line_count + excluded.line_count
+    )
+    select count(*)::int as count from line`;
+  return count;
 }

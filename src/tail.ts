@@ -50,7 +50,6 @@ export interface LogTail {
 interface Client {
   filter: LogFilter;
   place: Place;
-  expiresAt: number;
   isEnded: boolean;
   /** Hands over bytes, unless the client is too far behind. */
   send(bytes: Uint8Array): void;
@@ -136,10 +135,7 @@ export function createLogTail(options: TailOptions): LogTail {
 
   const heartbeat = setInterval(() => {
     // Tells proxies that the connection lives, and the client how far it has come when nothing was for it.
-    for (const client of clients) {
-      if (client.expiresAt < Date.now()) client.end();
-      else client.send(encode(`id: ${formatPlace(client.place)}\n:\n\n`));
-    }
+    for (const client of clients) client.send(encode(`id: ${formatPlace(client.place)}\n:\n\n`));
   }, heartbeatMs).unref();
   const lookAgain = setInterval(() => wake('*'), lookAgainMs).unref();
 
@@ -316,13 +312,14 @@ export function createLogTail(options: TailOptions): LogTail {
   ): ReadableStream<Uint8Array> {
     let client: Client;
     let onRoom: (() => void) | undefined;
+    // Beyond what a timer can wait for nobody stays.
+    const expiry = setTimeout(() => client.end(), Math.min(expiresAt - Date.now(), 2 ** 31 - 1)).unref();
     return new ReadableStream<Uint8Array>(
       {
         start(controller) {
           client = {
             filter,
             place,
-            expiresAt,
             isEnded: false,
             send(bytes) {
               if (client.isEnded) return;
@@ -358,6 +355,7 @@ export function createLogTail(options: TailOptions): LogTail {
     function leave() {
       if (client.isEnded) return;
       client.isEnded = true;
+      clearTimeout(expiry);
       clients.delete(client);
       release(orgId);
       onRoom?.();

@@ -10,7 +10,11 @@ begin
   return query
   select extract(epoch from least(
     (
-      select case when isfinite(r.complete_from) then least(r.keep, now() - r.complete_from) else r.keep end
+      select case
+        -- Late samples are rolled up together with those of their day, and of a day that was dropped there are none.
+        when r.table_name = 'sample' and isfinite(r.complete_from) then least(r.keep, now() - r.complete_from)
+        else r.keep
+      end
       from obs.retention r
       where r.table_name = _table_name
     ),

@@ -563,7 +563,9 @@ declare
   _until timestamptz;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  _stream_ids := array(select s.id from obs.log_stream s where s.org_id = _org_id and s.service_name = _service_name);
+  _stream_ids := array(
+    select s.id from obs.log_stream s where s.org_id = _org_id and (_service_name is null or s.service_name = _service_name)
+  );
   select greatest(lib.org_kept_from(_org_id), min(c.range_start)), max(c.range_end)
   into _from, _until
   from lib.list_log_chunks() c;
@@ -610,7 +612,7 @@ begin
 end
 $$;
 comment on function api.get_log_context is
-  'A line of a service, and at most so many lines of it right before and after, oldest first, as JSON separated by commas; '
+  'A line of a service, or of any (null), and at most so many lines right before and after it, oldest first, as JSON separated by commas; '
   'line is null where there is none.';
 
 create function api.get_log_histogram(
@@ -636,7 +638,9 @@ begin
   _stream_ids := array(
     select s.id
     from obs.log_stream s
-    where s.org_id = _org_id and s.service_name = _service_name and s.level >= _min_level::obs.log_level
+    where s.org_id = _org_id
+      and (_service_name is null or s.service_name = _service_name)
+      and s.level >= _min_level::obs.log_level
   );
   _from := lib.clip_start(_org_id, date_trunc('minute', _start), _end);
   return (
@@ -666,7 +670,7 @@ begin
 end
 $$;
 comment on function api.get_log_histogram is
-  'Numbers of lines of a service by level, _min_level and above, in buckets of _window over [_start, _end), as JSON: '
+  'Numbers of lines of a service, or of all (null), by level, _min_level and above, in buckets of _window over [_start, _end), as JSON: '
   '[{time, total, levels: {info: 12, …}}], a bucket without lines too. Whole minutes: those that either end of the range cuts are counted in full.';
 
 create function lib.fold_message(_message text)
@@ -822,6 +826,7 @@ volatile
 set search_path = ''
 as $$
 declare
+  _counts_kept constant interval := (select r.keep from obs.retention r where r.table_name = 'log_1m');
   _org record;
   _series_ids int[];
 begin
@@ -853,8 +858,12 @@ begin
     update obs.log_stream s
     set sampled_at = _now
     where s.series_id is not null
-      -- As often as lines come, and once a minute for a day after the last.
-      and (s.sampled_at is null or s.counted_at > s.sampled_at or (s.sampled_at <= _now - interval '1 minute' and s.counted_at > _now - interval '1 day'))
+      -- As often as lines come, and twice a minute as long as those that came are counted: that nothing comes is what a rule may watch for.
+      and (
+        s.sampled_at is null
+        or s.counted_at > s.sampled_at
+        or (s.sampled_at <= _now - interval '25 seconds' and s.counted_at > _now - _counts_kept)
+      )
     returning s.series_id, s.line_count
   )
   insert into obs.sample (time, series_id, value)

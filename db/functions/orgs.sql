@@ -62,6 +62,8 @@ returns table (
   retention_days int,
   series_count int,
   series_limit int,
+  log_stream_count int,
+  log_stream_limit int,
   created_at timestamptz
 )
 language plpgsql
@@ -72,7 +74,8 @@ as $$
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   return query
-  select o.external_id, (extract(epoch from o.retention) / 86400)::int, o.series_count, o.series_limit, o.created_at
+  select o.external_id, (extract(epoch from o.retention) / 86400)::int, o.series_count, o.series_limit, o.log_stream_count,
+    o.log_stream_limit, o.created_at
   from obs.org o
   where o.id = _org_id;
 end

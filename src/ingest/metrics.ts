@@ -217,6 +217,8 @@ export function unknownField(path: string, field: string, known: string): FieldE
 
 export function timestampProblem(time: number, bounds: TimeBounds, what: string): string {
   if (Number.isNaN(time)) return 'expected RFC 3339 text such as 2026-01-31T12:00:00Z, or epoch milliseconds';
+  // Seconds, taken for milliseconds, are in January 1970.
+  if (time > 0 && time < 4e12) return 'expected epoch milliseconds, and these look like seconds';
   return time > bounds.max
     ? `must not be more than a day ahead (${formatTimestamp(bounds.max)})`
     : `must not be older than the retention of ${what} (${formatTimestamp(bounds.min)})`;

@@ -206,7 +206,7 @@ const patternsAnswerSchema = z
   .openapi('LogPatterns');
 const histogramAnswerSchema = z
   .strictObject({
-    service_name: z.string(),
+    service_name: z.string().nullable().openapi({ description: 'Null for all' }),
     time_window: z.string(),
     buckets: z.array(
       z.strictObject({
@@ -318,13 +318,13 @@ export function logRoutes(dependencies: LogsDependencies) {
     return page!;
   }
 
-  async function search(c: Context<AuthEnv>, service?: string) {
+  async function search(c: Context<AuthEnv>, path?: { service: string | undefined }) {
     const { orgId } = c.var.principal;
     const [given, metadata] = readFilter(c);
     const query = check(searchSchema, given, 'query');
-    if (service !== undefined && query.service_name !== undefined)
+    if (path && query.service_name !== undefined)
       throw invalid([{ path: 'query.service_name', message: 'unknown field: the path names the service' }]);
-    const filter = filterOf({ ...query, service_name: service ?? query.service_name }, metadata);
+    const filter = filterOf({ ...query, service_name: path ? path.service : query.service_name }, metadata);
     const range = { start: query.start_time ?? '-infinity', end: query.end_time ?? 'infinity' };
     const before = readCursor(query.cursor);
     if (query.format === 'ndjson') {
@@ -433,7 +433,9 @@ export function logRoutes(dependencies: LogsDependencies) {
     permit('read'),
     (c) => search(c),
   );
-  const serviceParameter = z.object({ service: z.string() });
+  const serviceParameter = z.object({
+    service: z.string().openapi({ description: 'Its name; * for all services' }),
+  });
   endpoint(
     router,
     createRoute({
@@ -447,7 +449,7 @@ export function logRoutes(dependencies: LogsDependencies) {
       responses: { ...problems, ...found },
     }),
     permit('read'),
-    (c) => search(c, serviceOf(c)),
+    (c) => search(c, { service: serviceOf(c) }),
   );
 
   endpoint(
@@ -533,11 +535,11 @@ export function logRoutes(dependencies: LogsDependencies) {
         ]);
       const [row] = await sql<{ buckets: string }[]>`
         select api.get_log_histogram(
-          ${c.var.principal.orgId}::int, ${service}, ${query.level ?? 'trace'}, ${range.start}::text::timestamptz,
+          ${c.var.principal.orgId}::int, ${service ?? null}, ${query.level ?? 'trace'}, ${range.start}::text::timestamptz,
           ${range.end}::text::timestamptz, ${`${windowSeconds(window)} seconds`}::text::interval, ${query.timezone}
         ) as buckets`;
       return c.body(
-        `{"service_name":${JSON.stringify(service)},"time_window":"${window}","buckets":${row!.buckets}}`,
+        `{"service_name":${JSON.stringify(service ?? null)},"time_window":"${window}","buckets":${row!.buckets}}`,
         200,
         { 'Content-Type': 'application/json' },
       );
@@ -603,7 +605,7 @@ export function logRoutes(dependencies: LogsDependencies) {
         ? await sql<{ before_lines: string | null; line: string | null; after_lines: string | null }[]>`
             select before_lines, line, after_lines
             from api.get_log_context(
-              ${c.var.principal.orgId}::int, ${serviceOf(c)}, timestamptz 'epoch' + ${id[1]!}::text::bigint * interval '1 microsecond',
+              ${c.var.principal.orgId}::int, ${serviceOf(c) ?? null}, timestamptz 'epoch' + ${id[1]!}::text::bigint * interval '1 microsecond',
               ${id[2]!}::text::bigint, ${before}::int, ${after}::int
             )`
         : [];
@@ -633,8 +635,10 @@ async function streamed(c: Context, body: ReadableStream, headers: Record<string
 
 const windows = ['1m', '5m', '15m', '30m', '1h', '3h', '6h', '12h', '1d', '7d'];
 
-function serviceOf(c: Context<AuthEnv>): string {
-  return check(z.object({ service: serviceNameSchema }), { service: c.req.param('service') }, 'path').service;
+/** The service that the path names; undefined for all of them. */
+function serviceOf(c: Context<AuthEnv>): string | undefined {
+  const service = c.req.param('service')!;
+  return service === '*' ? undefined : check(serviceNameSchema, service, 'path.service');
 }
 
 /** Query parameters, and apart from them what metadata are asked for, given as meta.K=V. */

@@ -14,6 +14,8 @@ const orgSchema = z
     }),
     series_count: z.number().int(),
     series_limit: z.number().int(),
+    log_stream_count: z.number().int(),
+    log_stream_limit: z.number().int(),
     created_at: z.iso.datetime(),
   })
   .openapi('Org');
@@ -59,6 +61,8 @@ export function orgRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: numbe
         retention_days: number | null;
         series_count: number;
         series_limit: number;
+        log_stream_count: number;
+        log_stream_limit: number;
         created_at: Date;
       }[]
     >`select * from api.get_org(${c.var.principal.orgId})`;

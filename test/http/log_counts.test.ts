@@ -126,6 +126,23 @@ test('log_lines_total, a metric of the org, increases by the lines of each level
   ).toEqual(posted);
 });
 
+test('* in place of a service is all of them', async () => {
+  for (const service of ['star', 'starry'])
+    await post([line(service, { message: 'of all', timestamp: minute - 3 * day })]);
+  const range = `start_time=${minute - 3 * day}&end_time=${minute - 3 * day + 60_000}`;
+  const { logs } = (await api.call('GET', `/api/v1/logs/*?q=all&${range}`)).body;
+  expect(logs.map(({ service_name }: { service_name: string }) => service_name).sort()).toEqual([
+    'star',
+    'starry',
+  ]);
+  expect((await histogram(range, '*')).buckets[0].total).toBe(2);
+  expect((await api.call('GET', `/api/v1/logs/*/patterns?${range}`)).body.patterns).toMatchObject([
+    { pattern: 'of all', count: 2 },
+  ]);
+  const { status, body } = await api.call('GET', `/api/v1/logs/*/${logs[1].id}/context`);
+  expect([status, body.line.id, body.after[0].id]).toEqual([200, logs[1].id, logs[0].id]);
+});
+
 test.each([
   ['three errors are an alert', 'increase(log_lines_total{service="ruled",level="error"}[5m]) > 2', 1],
   ['four would be', 'increase(log_lines_total{service="ruled",level="error"}[5m]) > 3', 0],

@@ -57,6 +57,8 @@ test('an org knows itself', async () => {
     retention_days: null,
     series_count: 2,
     series_limit: 100_000,
+    log_stream_count: 0,
+    log_stream_limit: 10_000,
   });
 });
 

@@ -226,17 +226,17 @@ describe('counting', () => {
       ]);
     });
 
-    test('goes on once a minute for a day where a stream falls silent', async () => {
+    test('goes on twice a minute for as long as counts are kept where a stream falls silent', async () => {
       await recorder.record(orgId, lines(4, now));
       for (let seconds = 0; seconds <= 180; seconds += 10) await count(seconds);
-      for (const minutes of [60, 24 * 60 - 1, 24 * 60 + 1, 24 * 60 + 10]) await count(minutes * 60);
+      for (const days of [1, 89, 91]) await count(days * 86_400);
       expect((await samples(orgId)).map(({ at, value }) => [at, value])).toEqual([
         [-10, 0],
-        ...[0, 60, 120, 180, 3600, 86_340].map((at) => [at, 4]),
+        ...[0, 30, 60, 90, 120, 150, 180, 86_400, 89 * 86_400].map((at) => [at, 4]),
       ]);
       await recorder.record(orgId, lines(1, now));
-      await count(2 * 86_400);
-      expect((await samples(orgId)).at(-1)).toMatchObject({ at: 172_800, value: 5 });
+      await count(92 * 86_400);
+      expect((await samples(orgId)).at(-1)).toMatchObject({ at: 92 * 86_400, value: 5 });
     });
 
     test('has none where an org may have no more series, and others have theirs', async () => {

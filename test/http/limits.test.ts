@@ -8,6 +8,7 @@ const api = useApi({
   MAX_BODY_BYTES: '20000',
   INGEST_BUFFER_SAMPLES: '1000',
   INGEST_CONNECTIONS: '1',
+  INGEST_FLUSH_LOG_BYTES: '1000',
   SERIES_CACHE_SIZE: '10',
   STATEMENT_TIMEOUT_MS: '1500',
 });
@@ -81,7 +82,7 @@ async function authorization() {
   return { Authorization: `Bearer ${await signToken()}` };
 }
 
-test('a full buffer answers 503 with Retry-After and takes samples again once it has room', async () => {
+test('a full buffer answers 503 with Retry-After and takes samples again once it has room; no org fills it alone', async () => {
   await api.call('POST', '/api/v1/metrics', { body: { name: 'x', value: 1 } });
   const before = await count();
   let release = () => {};
@@ -93,22 +94,61 @@ test('a full buffer answers 503 with Retry-After and takes samples again once it
     await locked;
   });
   await new Promise((resolve) => setTimeout(resolve, 100));
-  const waiting = Array.from({ length: 4 }, () =>
-    api.call('POST', '/api/v1/metrics/batch', { body: batch(250) }),
+  const other = await signToken({ org_id: 'other' });
+  const waiting = [null, null, null, other].map((token) =>
+    api.call('POST', '/api/v1/metrics/batch', { body: batch(250), ...(token ? { token } : {}) }),
   );
   await expect.poll(() => api.observability.committer.buffered()).toBe(1000);
-  const refused = await api.call('POST', '/api/v1/metrics', { body: { name: 'x', value: 1 } });
-  expect([refused.status, refused.body.code, refused.headers.get('Retry-After')]).toEqual([
-    503,
-    'ingest_buffer_full',
-    '1',
-  ]);
+  // Four fifths are an org's own, and then the other's is full as well.
+  for (const call of [{ body: batch(51) }, { body: { metrics: [{ name: 'x', value: 1 }] }, token: other }]) {
+    const refused = await api.call('POST', '/api/v1/metrics/batch', call);
+    expect([refused.status, refused.body.code, refused.headers.get('Retry-After')]).toEqual([
+      503,
+      'ingest_buffer_full',
+      '1',
+    ]);
+  }
   release();
   await blocker;
   expect((await Promise.all(waiting)).map((answer) => answer.status)).toEqual([201, 201, 201, 201]);
   expect((await api.call('POST', '/api/v1/metrics', { body: { name: 'x', value: 1 } })).status).toBe(201);
   expect((await count()) - before).toBe(1001);
 });
+
+test('an org that sends very much is not before those who send a little', async () => {
+  const other = await signToken({ org_id: 'little' });
+  await api.call('POST', '/api/v1/logs', { body: { logs: [line('much')] } });
+  await api.call('POST', '/api/v1/logs', { body: { logs: [line('little')] }, token: other });
+  const [before] = await api.sql`select max(position)::int as position from obs.log_arrival`;
+  let release = () => {};
+  const locked = new Promise<void>((resolve) => {
+    release = resolve;
+  });
+  const blocker = api.sql.begin(async (sql) => {
+    await sql`lock table obs.log in access exclusive mode`;
+    await locked;
+  });
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  const much = Array.from({ length: 20 }, () =>
+    api.call('POST', '/api/v1/logs', { body: { logs: [line('much')] } }),
+  );
+  await expect.poll(() => api.observability.logCommitter.buffered()).toBeGreaterThan(20_000);
+  const little = api.call('POST', '/api/v1/logs', { body: { logs: [line('little')] }, token: other });
+  await expect.poll(() => api.observability.logCommitter.buffered()).toBeGreaterThan(21_000);
+  release();
+  await blocker;
+  await Promise.all([...much, little]);
+  const arrivals = await api.sql<{ service: string }[]>`
+    select s.service_name as service from obs.log_arrival a join obs.log_stream s on s.id = a.log_stream_id
+    where a.position > ${before!.position} order by a.position`;
+  // One flush was under way when it came; its turn is next but one at the latest.
+  expect(arrivals).toHaveLength(21);
+  expect(arrivals.findIndex(({ service }) => service === 'little')).toBeLessThanOrEqual(2);
+});
+
+function line(service_name: string) {
+  return { service_name, level: 'info', message: 'x'.repeat(1000) };
+}
 
 async function count() {
   const [row] = await api.sql`select count(*)::int as n from obs.sample`;

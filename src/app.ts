@@ -93,6 +93,7 @@ export function createApp(options: AppOptions): Observability {
     log,
     listen: options.listen,
     maxClients: config.tailClients,
+    openTimeoutMs: config.statementTimeoutMs,
     onDrop: () => telemetry.droppedTails.inc(),
     onFailedRead: () => telemetry.failedTailReads.inc(),
   });

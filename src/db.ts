@@ -220,7 +220,7 @@ function open(
 let areResultsMended = false;
 
 // postgres.js (3.4.9) counts the rows of a statement that failed after them to the next one of the connection: its first row has the
-// index of a later one, and those before it are holes.
+// index of a later one, and those before it are holes. (Cursors, and several statements in one, are not used here, and not mended.)
 function mendResults(sql: Sql) {
   if (areResultsMended) return;
   areResultsMended = true;
@@ -231,9 +231,9 @@ function mendResults(sql: Sql) {
     const onResult = (result: unknown) => {
       if (Array.isArray(result) && result.length > 0 && !(0 in result))
         result.splice(0, Number(Object.keys(result)[0]));
-      return onFulfilled!(result);
+      return onFulfilled ? onFulfilled(result) : result;
     };
-    return then.call(this, onFulfilled ? onResult : undefined, onRejected);
+    return then.call(this, onResult, onRejected);
   };
 }
 

@@ -27,6 +27,8 @@ export interface TailOptions {
   /** Listens to channel obs_log: see listen of db.ts. */
   listen: (onNotify: (payload: string) => void, onListening: () => void) => { end(): Promise<void> };
   maxClients: number;
+  /** What takes longer to open has been answered by then, that it took too long. */
+  openTimeoutMs: number;
   onDrop?: () => void;
   onFailedRead?: () => void;
 }
@@ -68,8 +70,9 @@ interface Org {
   isReading: boolean;
   /** While a query is under way: who comes now is not among those it is for. */
   reading: Promise<void> | undefined;
-  /** How much is read at once. */
+  /** How much is read at once, and for how many filters: less where that takes long. */
   readBytes: number;
+  readFilters: number;
   /** The last of those that read what they missed, one after the other: many that come back must not take all connections. */
   catchingUp: Promise<unknown>;
 }
@@ -90,7 +93,6 @@ const gatherMs = 100;
 // Of the clients that there may be: no org takes the last places of the others.
 const orgShare = 0.8;
 const heartbeatMs = 15_000;
-const openMs = 20_000;
 // Notifications are not lost; should one be all the same, or its connection fall silent.
 const lookAgainMs = 5000;
 
@@ -124,13 +126,13 @@ function isAfter(a: Place, b: Place): boolean {
 }
 
 export function createLogTail(options: TailOptions): LogTail {
-  const { sql, log, listen, maxClients, onDrop, onFailedRead } = options;
+  const { sql, log, listen, maxClients, openTimeoutMs, onDrop, onFailedRead } = options;
   const orgs = new Map<number, Org>();
   const clients = new Set<Client>();
   let listener: { listening: Promise<void>; end(): Promise<void> } | undefined;
   // Clients, those that are being opened among them.
   let taken = 0;
-  const takenBy = new Map<number, number>();
+  const takenBy = new Map<number, { clients: number; filters: Map<string, number> }>();
   let isClosed = false;
 
   const heartbeat = setInterval(() => {
@@ -185,29 +187,37 @@ export function createLogTail(options: TailOptions): LogTail {
 
   async function readOnce(org: Org) {
     try {
-      const groups = [...org.groups.values()];
-      const filters = groups.map(([client]) => client!.filter);
-      const { until, purged, events } = await read(org, org.position, filters);
-      if (until === org.position) return;
-      for (const [i, group] of groups.entries())
-        deliver(
-          group,
-          events.filter((event) => event.filters.includes(i)),
-          { position: until, id: wholeFlush },
-          purged,
-        );
-      org.position = until;
+      const after = org.position;
+      const groups = [...org.groups];
+      let until: number | undefined;
+      for (let i = 0; i < groups.length; ) {
+        const some = groups.slice(i, i + org.readFilters);
+        i += some.length;
+        const filters = some.map(([filter]) => JSON.parse(filter));
+        const found = await read(org, after, filters, until);
+        until ??= found.until;
+        if (until === after) return;
+        for (const [n, [, group]] of some.entries())
+          deliver(
+            group,
+            found.events.filter((event) => event.filters.includes(n)),
+            { position: until, id: wholeFlush },
+            found.purged,
+          );
+      }
+      org.position = until ?? after;
       org.isDirty = true;
     } finally {
       org.reading = undefined;
     }
   }
 
-  async function read(org: Org, after: number, filters: LogFilter[]) {
+  async function read(org: Org, after: number, filters: LogFilter[], atMost?: number) {
     const started = performance.now();
-    const { readBytes } = org;
+    const { readBytes, readFilters } = org;
     // Should it fail for being too much.
     org.readBytes = Math.max(1, readBytes / 4);
+    org.readFilters = Math.max(1, Math.floor(readFilters / 2));
     const [head, ...rows] = await sql<
       {
         until: string;
@@ -220,12 +230,12 @@ export function createLogTail(options: TailOptions): LogTail {
     >`
       select until_position as until, purged_position as purged, position, id, filter_numbers as filters, line
       from api.tail_logs(
-        ${org.id}::int, ${after}::bigint, ${JSON.stringify(filters)}::text::jsonb, ${Math.round(readBytes)}::int
+        ${org.id}::int, ${after}::bigint, ${JSON.stringify(filters)}::text::jsonb, ${Math.round(readBytes)}::int,
+        ${atMost ?? null}::bigint
       )`;
-    org.readBytes =
-      performance.now() - started > slowReadMs
-        ? Math.max(1, readBytes / 2)
-        : Math.min(maxReadBytes, readBytes * 2);
+    const factor = performance.now() - started > slowReadMs ? 0.5 : 2;
+    org.readBytes = Math.min(maxReadBytes, Math.max(1, readBytes * factor));
+    org.readFilters = Math.min(maxFilters, Math.max(1, Math.floor(readFilters * factor)));
     return {
       until: Number(head!.until),
       purged: Number(head!.purged),
@@ -263,18 +273,15 @@ export function createLogTail(options: TailOptions): LogTail {
   async function open(orgId: number, filter: LogFilter, options: OpenOptions) {
     const { after } = options;
     if (isClosed) throw closed();
-    const filters = orgs.get(orgId)?.groups;
-    if (filters && filters.size >= maxFilters && !filters.has(JSON.stringify(filter)))
-      throw tooMany(`There are live tails of this org with ${maxFilters} different filters already.`);
-    take(orgId);
-    const deadline = Date.now() + openMs;
+    const key = JSON.stringify(filter);
+    take(orgId, key);
+    const deadline = Date.now() + openTimeoutMs;
     try {
       listener ??= startListening();
       // First: what arrives after the position that is read next has to be notified.
       await Promise.race([listener.listening, sleep(5000, undefined, { ref: false })]);
       const [row] = await sql<{ position: string }[]>`select api.get_log_position(${orgId}::int) as position`;
       if (isClosed) throw closed();
-      // The request has been answered by then, that it took too long.
       if (Date.now() > deadline) throw unavailable('database_slow', 'The database does not answer in time.');
       const now = { position: Number(row!.position), id: wholeFlush };
       // A place that is still to come is of another database, or of this one before it was restored.
@@ -282,24 +289,31 @@ export function createLogTail(options: TailOptions): LogTail {
       const place = after && !isForeign ? after : now;
       return newStream(orgId, filter, options, place, now.position, isForeign);
     } catch (error) {
-      release(orgId);
+      release(orgId, key);
       throw error;
     }
   }
 
-  function take(orgId: number) {
-    const own = takenBy.get(orgId) ?? 0;
-    if (taken >= maxClients || own >= Math.ceil(maxClients * orgShare))
-      throw tooMany(`There are ${taken} live tails already, ${own} of them of this org.`);
+  function take(orgId: number, key: string) {
+    const own = takenBy.get(orgId) ?? { clients: 0, filters: new Map<string, number>() };
+    if (taken >= maxClients || own.clients >= Math.ceil(maxClients * orgShare))
+      throw tooMany(`There are ${taken} live tails already, ${own.clients} of them of this org.`);
+    if (own.filters.size >= maxFilters && !own.filters.has(key))
+      throw tooMany(`There are live tails of this org with ${maxFilters} different filters already.`);
     taken++;
-    takenBy.set(orgId, own + 1);
+    own.clients++;
+    own.filters.set(key, (own.filters.get(key) ?? 0) + 1);
+    takenBy.set(orgId, own);
   }
 
-  function release(orgId: number) {
+  function release(orgId: number, key: string) {
+    const own = takenBy.get(orgId)!;
     taken--;
-    const own = takenBy.get(orgId)! - 1;
-    if (own > 0) takenBy.set(orgId, own);
-    else takenBy.delete(orgId);
+    own.clients--;
+    const others = own.filters.get(key)! - 1;
+    if (others > 0) own.filters.set(key, others);
+    else own.filters.delete(key);
+    if (own.clients === 0) takenBy.delete(orgId);
   }
 
   function newStream(
@@ -310,6 +324,7 @@ export function createLogTail(options: TailOptions): LogTail {
     live: number,
     isGap: boolean,
   ): ReadableStream<Uint8Array> {
+    const key = JSON.stringify(filter);
     let client: Client;
     let onRoom: (() => void) | undefined;
     // Beyond what a timer can wait for nobody stays.
@@ -357,10 +372,9 @@ export function createLogTail(options: TailOptions): LogTail {
       client.isEnded = true;
       clearTimeout(expiry);
       clients.delete(client);
-      release(orgId);
+      release(orgId, key);
       onRoom?.();
       const org = orgs.get(orgId);
-      const key = JSON.stringify(filter);
       const group = org?.groups.get(key);
       if (group?.delete(client) && group.size === 0) org!.groups.delete(key);
       if (org?.groups.size === 0 && !org.isReading) orgs.delete(orgId);
@@ -379,6 +393,7 @@ export function createLogTail(options: TailOptions): LogTail {
             isReading: false,
             reading: undefined,
             readBytes: maxReadBytes,
+            readFilters: maxFilters,
             catchingUp: Promise.resolve(),
           };
           orgs.set(orgId, org);
@@ -389,7 +404,6 @@ export function createLogTail(options: TailOptions): LogTail {
         }
         const position = lastWhole(client.place);
         if (position >= org.position) {
-          const key = JSON.stringify(filter);
           const group = org.groups.get(key);
           if (group) group.add(client);
           else org.groups.set(key, new Set([client]));

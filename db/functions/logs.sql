@@ -890,7 +890,7 @@ end
 $$;
 comment on function api.get_log_position is 'A position of obs.log_arrival that everything of an org that is committed is at or before.';
 
-create function api.tail_logs(_org_id int, _after bigint, _filters jsonb, _max_bytes int)
+create function api.tail_logs(_org_id int, _after bigint, _filters jsonb, _max_bytes int, _at_most bigint default null)
 returns table (until_position bigint, purged_position bigint, "position" bigint, id bigint, filter_numbers json, line text)
 language plpgsql
 stable
@@ -910,7 +910,7 @@ begin
     select a.position, min(a.oldest) as oldest, max(a.newest) as newest,
       sum(sum(a.byte_count)) over (order by a.position) - sum(a.byte_count) as bytes_before
     from obs.log_arrival a
-    where a.org_id = _org_id and a.position > _after
+    where a.org_id = _org_id and a.position > _after and (_at_most is null or a.position <= _at_most)
     group by a.position
     order by a.position
     limit 1000
@@ -972,6 +972,6 @@ begin
 end
 $$;
 comment on function api.tail_logs is
-  'What arrived of an org after a position, whole flushes until they come to so many bytes. The first row tells up to which position '
+  'What arrived of an org after a position (and at most up to another), whole flushes until they come to so many bytes. The first row tells up to which position '
   'and up to which one arrivals are gone already; each further one a line that some of _filters (an array, see lib.read_log_filter) asks for, '
   'which of them, counted from 0, and its place. Lines of a position are in order of their ids.';

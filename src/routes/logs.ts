@@ -328,17 +328,7 @@ export function logRoutes(dependencies: LogsDependencies) {
     const range = { start: query.start_time ?? '-infinity', end: query.end_time ?? 'infinity' };
     const before = readCursor(query.cursor);
     if (query.format === 'ndjson') {
-      const underWay = exportsOf.get(orgId) ?? 0;
-      if (underWay >= maxExports)
-        throw new Problem(
-          429,
-          'too_many_exports',
-          `There are ${underWay} exports of this org under way already.`,
-          { headers: { 'Retry-After': '10' } },
-        );
-      const lines = ReadableStream.from(
-        exportLines(c, filter, range, before, query.limit ?? Number.POSITIVE_INFINITY),
-      );
+      const lines = await exportLines(c, filter, range, before, query.limit ?? Number.POSITIVE_INFINITY);
       return streamed(c, lines, { 'Content-Type': 'application/x-ndjson' });
     }
 
@@ -367,40 +357,85 @@ export function logRoutes(dependencies: LogsDependencies) {
   // Exports under way, by org.
   const exportsOf = new Map<number, number>();
 
-  // A page at a time, when there is room for it: neither this process nor the database holds more.
-  async function* exportLines(
+  function takeExport(orgId: number): () => void {
+    const underWay = exportsOf.get(orgId) ?? 0;
+    if (underWay >= maxExports)
+      throw new Problem(
+        429,
+        'too_many_exports',
+        `There are ${underWay} exports of this org under way already.`,
+        { headers: { 'Retry-After': '10' } },
+      );
+    exportsOf.set(orgId, underWay + 1);
+    let isReleased = false;
+    return () => {
+      if (isReleased) return;
+      isReleased = true;
+      const others = exportsOf.get(orgId)! - 1;
+      if (others > 0) exportsOf.set(orgId, others);
+      else exportsOf.delete(orgId);
+    };
+  }
+
+  // A page at a time, when there is room for it: neither this process nor the database holds more. The first is there before the
+  // answer begins, so that what goes wrong with it is still said.
+  async function exportLines(
     c: Context<AuthEnv>,
     filter: LogFilter,
     range: Range,
     before: { time: string | null; id: string | null },
     limit: number,
-  ): AsyncGenerator<Uint8Array> {
+  ): Promise<ReadableStream<Uint8Array>> {
     const { orgId } = c.var.principal;
     const { signal } = c.req.raw;
-    const encoder = new TextEncoder();
+    const release = takeExport(orgId);
     let place = before;
     let left = limit;
     let pageLimit = 100;
-    exportsOf.set(orgId, (exportsOf.get(orgId) ?? 0) + 1);
-    try {
-      do {
-        const page = await findPage(exportSql, orgId, filter, range, place, Math.min(left, pageLimit), false);
-        place = { time: page.until_time, id: page.until_id };
-        if (page.lines === null) continue;
-        left -= page.line_count;
+    const nextPage = async () => {
+      const page = await findPage(exportSql, orgId, filter, range, place, Math.min(left, pageLimit), false);
+      place = { time: page.until_time, id: page.until_id };
+      left -= page.line_count;
+      if (page.lines !== null) {
         const perLine = page.lines.length / page.line_count;
         pageLimit = Math.max(1, Math.min(maxExportPage, Math.floor(exportPageBytes / perLine)));
-        yield encoder.encode(`${page.lines.replaceAll(',\n', '\n')}\n`);
-        // Nobody reads an export whose client is gone, however long there is nothing to write.
-      } while (place.time !== null && left > 0 && !signal.aborted);
+      }
+      return page;
+    };
+    let page: Page | undefined;
+    try {
+      page = await nextPage();
     } catch (error) {
-      log.warn({ error, org: c.var.principal.org }, 'an export failed');
-      disconnect(c);
-    } finally {
-      const others = exportsOf.get(orgId)! - 1;
-      if (others > 0) exportsOf.set(orgId, others);
-      else exportsOf.delete(orgId);
+      release();
+      throw error;
     }
+    const encoder = new TextEncoder();
+    return new ReadableStream<Uint8Array>(
+      {
+        async pull(controller) {
+          try {
+            // Nobody reads an export whose client is gone, however long there is nothing to write.
+            while (!signal.aborted) {
+              const { lines } = page ?? (await nextPage());
+              page = undefined;
+              if (lines !== null) controller.enqueue(encoder.encode(`${lines.replaceAll(',\n', '\n')}\n`));
+              if (place.time === null || left <= 0) {
+                release();
+                return controller.close();
+              }
+              if (lines !== null) return;
+            }
+            release();
+          } catch (error) {
+            release();
+            log.warn({ error, org: c.var.principal.org }, 'an export failed');
+            disconnect(c);
+          }
+        },
+        cancel: release,
+      },
+      { highWaterMark: 0 },
+    );
   }
 
   const found = {
@@ -687,9 +722,13 @@ function highlight(
       // A word is left out: it goes on where the rest is, and what matches behind it.
       let same = 0;
       while (text[at + same] === piece[same]) same++;
-      const rest = text.indexOf(piece.slice(same) + (pieces[i + 1] ?? ''), at + same);
-      if (rest < 0) break;
-      at = rest - same;
+      const match = pieces[i + 1] ?? '';
+      const rest = text.indexOf(piece.slice(same) + match, at + same);
+      // Or several words are.
+      const next = rest < 0 && match ? text.indexOf(match, at + same) : -1;
+      if (rest >= 0) at = rest - same;
+      else if (next >= 0) at = next - piece.length;
+      else break;
     }
     if (isMarked) isMatch.fill(1, at, at + piece.length);
     at += piece.length;

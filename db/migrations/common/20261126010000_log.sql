@@ -158,6 +158,8 @@ grant select, update on obs.log_counted to obs_job_definer;
 grant insert on obs.log to obs_api;
 
 -- migrate:down
+-- Functions that use these types are in the way; each migrate makes all of them anew.
+drop schema if exists api, job, lib, queue cascade;
 drop table obs.log_1m;
 drop table obs.log_counted;
 drop table obs.log_arrival;

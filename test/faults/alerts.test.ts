@@ -222,8 +222,7 @@ describe.skipIf(crashObstacle !== null)(
     const startWorker = () => startService('worker', { DATABASE_URL: database.url });
     const startApi = () => startService('api', { DATABASE_URL: database.url });
     beforeAll(async () => {
-      // An error in answer to the look-up of array types, in the middle of a crash, nobody could catch.
-      sql = postgres(database.url, { max: 2, fetch_types: false, onnotice: () => {} });
+      sql = postgres(database.url, { max: 2, onnotice: () => {} });
       token = await signToken({ exp: Math.floor(Date.now() / 1000) + 4 * 3600 });
       receiver = await startReceiver();
       api = await startApi();

@@ -28,6 +28,8 @@ const steady = (text: string) =>
     .replace('"resolution":"5m"', '"resolution":"raw"')
     .replace(/"\d{4}-\d\d-\d\dT[^"]+"/g, '"TIME"')
     .replace(/"(request_id|id|worker)":"[^"]+"/g, '"$1":"ID"')
+    // One more where the range begins on a full minute.
+    .replace(/"evaluations":6[23]/g, '"evaluations":62')
     .replace(/"(\w+_ms|checks|uptime_percentage|duration_seconds|consecutive_failures)":[\d.]+/g, '"$1":0');
 
 test('the service watches itself', async () => {

@@ -13,7 +13,7 @@ import type { Config } from './config.ts';
 import type { Session, Sql } from './db.ts';
 import { Problem, titles, toProblem, unavailable } from './errors.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
-import { type Committer, createCommitter } from './ingest/commit.ts';
+import { type Committer, type CommitterOptions, createCommitter } from './ingest/commit.ts';
 import { createLogStreamCache, createSeriesCache } from './ingest/ids.ts';
 import { createLineWriter, type Lines } from './ingest/lines.ts';
 import { type Samples, sampleWriter } from './ingest/samples.ts';
@@ -70,23 +70,25 @@ export function createApp(options: AppOptions): Observability {
   let isDraining = false;
   let inFlight = 0;
   const cache = createSeriesCache(controlSql, config.seriesCacheSize);
+  const observeFlush =
+    (
+      signal: 'metrics' | 'logs',
+      committed: 'committedSamples' | 'committedLines',
+    ): CommitterOptions['onFlush'] =>
+    ({ rows, recorded, seconds }) => {
+      telemetry.flushRows.observe({ signal }, rows);
+      telemetry.flushDuration.observe({ signal }, seconds);
+      telemetry[committed].inc(recorded);
+    };
   const committer = createCommitter(options.sessions, sampleWriter, {
     flushLimit: config.flushSamples,
     bufferLimit: config.bufferSamples,
-    onFlush({ rows, recorded, seconds }) {
-      telemetry.flushRows.observe({ signal: 'metrics' }, rows);
-      telemetry.flushDuration.observe({ signal: 'metrics' }, seconds);
-      telemetry.committedSamples.inc(recorded);
-    },
+    onFlush: observeFlush('metrics', 'committedSamples'),
   });
   const logCommitter = createCommitter(options.logSessions, createLineWriter(controlSql), {
     flushLimit: config.flushLogBytes,
     bufferLimit: config.bufferLogBytes,
-    onFlush({ rows, recorded, seconds }) {
-      telemetry.flushRows.observe({ signal: 'logs' }, rows);
-      telemetry.flushDuration.observe({ signal: 'logs' }, seconds);
-      telemetry.committedLines.inc(recorded);
-    },
+    onFlush: observeFlush('logs', 'committedLines'),
   });
   const tail = createLogTail({
     sql: options.tailSql,

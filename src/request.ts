@@ -282,12 +282,17 @@ export const prose = (maxLength: number) =>
     })
     .openapi({ type: 'string', maxLength });
 
-export const pageLimitSchema = z.coerce
-  .number('expected a whole number')
-  .int('expected a whole number')
-  .min(1, 'must be from 1 to 1000')
-  .max(1000, 'must be from 1 to 1000')
-  .default(100);
+/** A query parameter that is a whole number. */
+export const wholeNumber = (min: number, max: number) => {
+  const message = `must be from ${min} to ${max}`;
+  return z.coerce
+    .number('expected a whole number')
+    .int('expected a whole number')
+    .min(min, message)
+    .max(max, message);
+};
+
+export const pageLimitSchema = wholeNumber(1, 1000).default(100);
 
 const maxJsonBytes = 16_384;
 

@@ -50,7 +50,6 @@ export interface LogTail {
 }
 
 interface Client {
-  filter: LogFilter;
   place: Place;
   isEnded: boolean;
   /** Hands over bytes, unless the client is too far behind. */
@@ -333,7 +332,6 @@ export function createLogTail(options: TailOptions): LogTail {
       {
         start(controller) {
           client = {
-            filter,
             place,
             isEnded: false,
             send(bytes) {

@@ -96,6 +96,17 @@ comment on function api.announce_logs is
   'the orgs, or *. Returns the flush''s position. A flush holds lines of many orgs. To be followed by the commit without a '
   'pause: until then no other flush is announced.';
 
+create function lib.query_terms(_q text)
+returns table ("position" bigint, is_unwanted boolean, is_or boolean, term text)
+language sql
+immutable
+as $$
+  select t.ordinality, t.parts[1] <> '', t.parts[1] = '' and coalesce(lower(t.parts[3]) = 'or', false), coalesce(t.parts[2], t.parts[3])
+  from regexp_matches(_q, '(-?)(?:"([^"]*)"|([^\s"]+))', 'g') with ordinality as t (parts)
+$$;
+comment on function lib.query_terms(text) is
+  'The terms of a full text search: words and "phrases", of which -some are not wanted, and or between them.';
+
 create function lib.log_query(_q text)
 returns tsquery
 language sql
@@ -103,10 +114,10 @@ immutable
 as $$
   -- A word that punctuation divides becomes a phrase, as websearch_to_tsquery makes of those that PostgreSQL divides.
   select websearch_to_tsquery('pg_catalog.simple', string_agg(
-    case when t.term[1] = '' and lower(t.term[3]) = 'or' then 'or' else t.term[1] || '"' || obs.log_text(coalesce(t.term[2], t.term[3])) || '"' end,
+    case when t.is_or then 'or' else case when t.is_unwanted then '-' else '' end || '"' || obs.log_text(t.term) || '"' end,
     ' ' order by t.position
   ))
-  from regexp_matches(_q, '(-?)(?:"([^"]*)"|([^\s"]+))', 'g') with ordinality as t (term, position)
+  from lib.query_terms(_q) t
 $$;
 comment on function lib.log_query(text) is
   'What a full text search asks of obs.log_words: words, "a phrase", or, -without, as websearch_to_tsquery '
@@ -122,9 +133,9 @@ as $$
     translate(obs.log_text(_message), '>', ' '),
     -- What is not wanted is left out: it would be marked, too.
     lib.log_query((
-      select string_agg(t.term[2], ' or ' order by t.position)
-      from regexp_matches(_q, '(-?)("[^"]*"|[^\s"]+)', 'g') with ordinality as t (term, position)
-      where t.term[1] = '' and lower(t.term[2]) <> 'or'
+      select string_agg('"' || t.term || '"', ' or ' order by t.position)
+      from lib.query_terms(_q) t
+      where not t.is_unwanted and not t.is_or
     )),
     'HighlightAll=true, StartSel=<, StopSel=>'
   )
@@ -148,13 +159,11 @@ immutable
 as $$
   select case
     -- Either side of an "or" may be missing.
-    when not exists (
-      select from regexp_matches(_q, '(-?)(?:"([^"]*)"|([^\s"]+))', 'g') as t where t[1] = '' and lower(t[3]) = 'or'
-    ) then (
+    when not exists (select from lib.query_terms(_q) t where t.is_or) then (
       select lib.contains_pattern(word)
-      from regexp_matches(_q, '(-?)(?:"([^"]*)"|([^\s"]+))', 'g') as t
-      cross join lateral regexp_split_to_table(coalesce(t[2], t[3]), '[^[:alnum:]]+') as word
-      where t[1] = '' and word <> ''
+      from lib.query_terms(_q) t
+      cross join lateral regexp_split_to_table(t.term, '[^[:alnum:]]+') as word
+      where not t.is_unwanted and word <> ''
       order by length(word) desc
       limit 1
     )
@@ -270,6 +279,21 @@ $$;
 comment on function lib.log_line is
   'A line as JSON, as the API answers it. Its id tells where it is: microseconds since 1970, and the id among lines of that time.';
 
+create function lib.find_log_streams(_org_id int, _service_name text, _min_level obs.log_level)
+returns int[]
+language sql
+stable
+as $$
+  select array(
+    select s.id
+    from obs.log_stream s
+    where s.org_id = _org_id
+      and s.level >= _min_level
+      and (_service_name is null or s.service_name = _service_name)
+  )
+$$;
+comment on function lib.find_log_streams is 'Ids of the log streams of a service of an org, or of all (null), at a level and above.';
+
 create function lib.list_log_chunks()
 returns table (range_start timestamptz, range_end timestamptz, is_compressed boolean)
 language plpgsql
@@ -375,6 +399,7 @@ declare
   _wanted record;
   _stream_ids int[];
   _streams tsquery;
+  _indexed_query tsquery;
   _chunk_starts timestamptz[];
   _from timestamptz;
   _bound timestamptz;
@@ -387,13 +412,7 @@ declare
 begin
   lines := '{}';
   select * into _wanted from lib.read_log_filter(_filter);
-  _stream_ids := array(
-    select s.id
-    from obs.log_stream s
-    where s.org_id = _org_id
-      and s.level >= _wanted.min_level
-      and (_wanted.service_name is null or s.service_name = _wanted.service_name)
-  );
+  _stream_ids := lib.find_log_streams(_org_id, _wanted.service_name, _wanted.min_level);
   -- As far as there are chunks.
   select array_agg(c.range_start order by c.range_start desc),
     greatest(_start, lib.org_kept_from(_org_id), min(c.range_start)),
@@ -408,6 +427,13 @@ begin
   end if;
   _is_indexed := _wanted.trace_id is not null or _wanted.metadata_query is not null or coalesce(querytree(_wanted.query), '') not in ('', 'T');
 
+  -- By the index the words are looked for together with those of the streams.
+  _indexed_query := _wanted.query;
+  if _wanted.trace_id is null and cardinality(_stream_ids) <= 500 then
+    _streams := (select string_agg('''#' || id || '''', '|') from unnest(_stream_ids) as id)::tsquery;
+    _indexed_query := coalesce(_wanted.query && _streams, _streams);
+  end if;
+
   -- Everything is looked for among the newest lines first: what is common is found there, while the index would have to list
   -- every line that has it. A trace is as quick wherever it is.
   _step := case when _wanted.trace_id is not null then 0 else 500 end;
@@ -416,9 +442,6 @@ begin
     if _is_indexed and _bound > _indexed_from and _step not between 1 and 30000 then
       -- Chunk by chunk, of which the newest may do.
       until_time := greatest(_from, _indexed_from, (select max(c) from unnest(_chunk_starts) as c where c < _bound));
-      if _wanted.trace_id is null and cardinality(_stream_ids) <= 500 then
-        _streams := (select string_agg('''#' || id || '''', '|') from unnest(_stream_ids) as id)::tsquery;
-      end if;
       lines := lines || array(
         select l
         from obs.log l
@@ -428,8 +451,7 @@ begin
           and l.log_stream_id = any (_stream_ids)
           and lib.log_matches(
             obs.log_words(l.log_stream_id, l.message), l.message, l.metadata, l.trace_id,
-            case when _streams is null then _wanted.query when _wanted.query is null then _streams else _wanted.query && _streams end,
-            _wanted.query_pattern, _wanted.text_pattern, _wanted.metadata_query, _wanted.trace_id
+            _indexed_query, _wanted.query_pattern, _wanted.text_pattern, _wanted.metadata_query, _wanted.trace_id
           )
         order by l.time desc, l.id desc
         limit _limit - cardinality(lines)
@@ -563,9 +585,7 @@ declare
   _until timestamptz;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  _stream_ids := array(
-    select s.id from obs.log_stream s where s.org_id = _org_id and (_service_name is null or s.service_name = _service_name)
-  );
+  _stream_ids := lib.find_log_streams(_org_id, _service_name, 'trace');
   select greatest(lib.org_kept_from(_org_id), min(c.range_start)), max(c.range_end)
   into _from, _until
   from lib.list_log_chunks() c;
@@ -635,13 +655,7 @@ declare
   _from timestamptz;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  _stream_ids := array(
-    select s.id
-    from obs.log_stream s
-    where s.org_id = _org_id
-      and (_service_name is null or s.service_name = _service_name)
-      and s.level >= _min_level::obs.log_level
-  );
+  _stream_ids := lib.find_log_streams(_org_id, _service_name, _min_level::obs.log_level);
   _from := lib.clip_start(_org_id, date_trunc('minute', _start), _end);
   return (
     with counted as (

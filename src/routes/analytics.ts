@@ -5,7 +5,16 @@ import { type AuthEnv, permit } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
-import { check, endpoint, rangeOf, responses, splitQuery, text, timestampSchema } from '../request.ts';
+import {
+  check,
+  endpoint,
+  rangeOf,
+  responses,
+  splitQuery,
+  text,
+  timestampSchema,
+  wholeNumber,
+} from '../request.ts';
 import { labelsSchema } from './metrics.ts';
 
 const selection = {
@@ -17,12 +26,7 @@ const analyticsQuerySchema = z.strictObject(selection);
 const correlationsQuerySchema = z.strictObject({
   ...selection,
   q: z.string().max(255).optional(),
-  limit: z.coerce
-    .number('expected a whole number')
-    .int('expected a whole number')
-    .min(1, 'must be from 1 to 100')
-    .max(100, 'must be from 1 to 100')
-    .default(20),
+  limit: wholeNumber(1, 100).default(20),
 });
 
 // As they are documented; label.K=V cannot be said in a schema.

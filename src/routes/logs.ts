@@ -30,6 +30,7 @@ import {
   text,
   timestampSchema,
   toCursor,
+  wholeNumber,
 } from '../request.ts';
 import { type LogFilter, type LogTail, parsePlace } from '../tail.ts';
 import { labelsSchema, recordedSchema, timeZoneSchema, windowSchema, windowSeconds } from './metrics.ts';
@@ -150,12 +151,7 @@ const tailSchema = z.strictObject(filterFields);
 const patternsSchema = z.strictObject({
   ...filterFields,
   ...rangeFields,
-  limit: z.coerce
-    .number('expected a whole number')
-    .int('expected a whole number')
-    .min(1, 'must be from 1 to 100')
-    .max(100, 'must be from 1 to 100')
-    .default(20),
+  limit: wholeNumber(1, 100).default(20),
 });
 const maxBuckets = 10_000;
 const histogramSchema = z.strictObject({
@@ -164,12 +160,7 @@ const histogramSchema = z.strictObject({
   time_window: windowSchema.optional(),
   timezone: timeZoneSchema.default('UTC'),
 });
-const around = z.coerce
-  .number('expected a whole number')
-  .int('expected a whole number')
-  .min(0, 'must be from 0 to 500')
-  .max(500, 'must be from 0 to 500')
-  .default(10);
+const around = wholeNumber(0, 500).default(10);
 const contextSchema = z.strictObject({ before: around, after: around });
 
 // As they are documented; meta.K=V cannot be said in a schema.

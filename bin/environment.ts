@@ -19,19 +19,24 @@ import { checkoutFolder, dataFolder } from '../db/server/find.ts';
 
 const envFile = path.join(checkoutFolder, '.env');
 
-/** Reads .env, and gives it a random JWT_SECRET if no key is configured. What is set already wins over the file. */
+/** Reads .env, and gives it random keys where none are configured. What is set already wins over the file. */
 export function loadEnvironment(): void {
   const text = existsSync(envFile) ? readFileSync(envFile, 'utf8') : '';
   // An empty variable is an absent one, and must not hide the file's.
-  for (const name of ['JWT_SECRET', 'JWT_JWKS_URL', 'DATABASE_URL'])
+  for (const name of ['JWT_SECRET', 'JWT_JWKS_URL', 'SECRETS_KEY', 'DATABASE_URL'])
     if (process.env[name] === '') delete process.env[name];
   if (text) process.loadEnvFile(envFile);
-  // In production a secret is for whoever deploys to give; the configuration says so when there is none.
-  if (process.env.JWT_SECRET || process.env.JWT_JWKS_URL || process.env.NODE_ENV === 'production') return;
-  const secret = randomBytes(32).toString('hex');
-  appendFileSync(envFile, `${text && !text.endsWith('\n') ? '\n' : ''}JWT_SECRET=${secret}\n`);
+  // In production keys are for whoever deploys to give; the configuration, or a warning, says so when there is none.
+  if (process.env.NODE_ENV === 'production') return;
+  const missing = [
+    ...(process.env.JWT_SECRET || process.env.JWT_JWKS_URL ? [] : ['JWT_SECRET']),
+    ...(process.env.SECRETS_KEY ? [] : ['SECRETS_KEY']),
+  ];
+  if (missing.length === 0) return;
+  for (const name of missing) process.env[name] = randomBytes(32).toString('hex');
+  const lines = missing.map((name) => `${name}=${process.env[name]}\n`).join('');
+  appendFileSync(envFile, `${text && !text.endsWith('\n') ? '\n' : ''}${lines}`);
   chmodSync(envFile, 0o600);
-  process.env.JWT_SECRET = secret;
 }
 
 /** Runs a command's main function; an error is printed as a message, without a stack. */

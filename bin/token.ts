@@ -1,5 +1,5 @@
 // make token ORG=acme ROLE=admin: prints a token and nothing else.
-import { roles } from '../src/auth.ts';
+import { roles } from '../src/permissions.ts';
 import { command, loadEnvironment } from './environment.ts';
 import { mintToken } from './mint_token.ts';
 

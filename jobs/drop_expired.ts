@@ -1,5 +1,5 @@
 // Once an hour: drops chunks past their retention (on the Community edition TimescaleDB's policies do), and deletes
-// what orgs with a shorter one of their own keep no longer, and alerts and notifications that have long been over.
+// what orgs with a shorter one of their own keep no longer, alerts and notifications that have long been over, and usage of long ago.
 import type { Task } from 'graphile-worker';
 import type { Sql } from '../src/db.ts';
 
@@ -14,6 +14,7 @@ export function dropExpired(sql: Sql): Task {
     }
     const [alerts] = await sql<{ purged: number }[]>`select job.purge_alerts() as purged`;
     const [notifications] = await sql<{ purged: number }[]>`select job.purge_notifications() as purged`;
+    await sql`select job.purge_usage()`;
     helpers.logger.info(
       `dropped ${row?.dropped} chunks, deleted ${deleted} rows, ${alerts?.purged} alerts and ${notifications?.purged} notifications`,
     );

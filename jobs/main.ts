@@ -14,9 +14,11 @@ import { loadConfig } from '../src/config.ts';
 import { connect } from '../src/db.ts';
 import { self } from '../src/liftos.ts';
 import { createLog } from '../src/log.ts';
+import { createSealer } from '../src/seal.ts';
 import { onStop } from '../src/stop.ts';
 import { countLogs, countLogsTask } from './count_logs.ts';
 import { dropExpired } from './drop_expired.ts';
+import { eraseOrgs } from './erase_orgs.ts';
 import { evaluateRules } from './evaluate.ts';
 import { hostMetricsTask, recordHostMetrics } from './host_metrics.ts';
 import { notify } from './notify.ts';
@@ -24,6 +26,7 @@ import { probeService } from './probe.ts';
 import { purgeIdempotencyKeys } from './purge_idempotency_keys.ts';
 import { purgeJobs } from './purge_jobs.ts';
 import { refreshTiers } from './refresh_tiers.ts';
+import { resealSecrets } from './reseal_secrets.ts';
 
 const config = loadConfig();
 // Names are looked up in Node's pool of threads, four by default: one for each probe, so that none waits for another's
@@ -64,6 +67,7 @@ const notificationSql = connect(config.workerDatabaseUrl, {
   statementTimeoutMs: Math.min(10_000, config.statementTimeoutMs),
 });
 
+const sealer = createSealer(config.secretsKeys);
 const host = os.hostname();
 const hostTask = hostMetricsTask(host);
 
@@ -74,6 +78,8 @@ const taskList: TaskList = {
   purge_jobs: purgeJobs(sql),
   refresh_tiers: refreshTiers(tierSql),
   drop_expired: dropExpired(tierSql),
+  erase_orgs: eraseOrgs(tierSql, log),
+  reseal_secrets: resealSecrets(sql, sealer, log),
 };
 
 const crontab: CronItem[] = [
@@ -97,6 +103,16 @@ const crontab: CronItem[] = [
     options: { jobKey: 'refresh_tiers', maxAttempts: 1, backfillPeriod: 0 },
   },
   { task: 'drop_expired', match: '7 * * * *', options: { jobKey: 'drop_expired', backfillPeriod: 0 } },
+  {
+    task: 'erase_orgs',
+    match: '* * * * *',
+    options: { jobKey: 'erase_orgs', maxAttempts: 1, backfillPeriod: 0 },
+  },
+  {
+    task: 'reseal_secrets',
+    match: '37 * * * *',
+    options: { jobKey: 'reseal_secrets', maxAttempts: 1, backfillPeriod: 0 },
+  },
 ];
 
 // A runner for jobs that are due to the moment and must not wait for a long one. It takes those that are due in one go, a few times a
@@ -140,6 +156,7 @@ const promptRunners = [
       log,
       egress: config.egressPrivate,
       smtp: { url: config.smtpUrl, from: config.smtpFrom },
+      sealer,
       concurrency: config.notifyConcurrency,
     }),
   }),
@@ -229,7 +246,7 @@ void work(
   },
   async (runner) => {
     // At once, unless the next slot is scheduled already.
-    for (const task of [hostTask, countLogsTask])
+    for (const task of [hostTask, countLogsTask, 'reseal_secrets'])
       await runner.addJob(task, {}, { jobKey: task, jobKeyMode: 'preserve_run_at' });
     log.info('working');
   },

@@ -4,9 +4,10 @@ import type { Task } from 'graphile-worker';
 import type { Logger } from 'pino';
 import type { Sql } from '../src/db.ts';
 import type { EgressPolicy } from '../src/egress.ts';
+import { SealError, type Sealer } from '../src/seal.ts';
+import { createShare } from '../src/share.ts';
 import { type Delivery, DeliveryFailure, deliver, type Message } from './channels/channel.ts';
 import { retried } from './retried.ts';
-import { createShare } from './share.ts';
 
 interface Payload {
   org_id: number;
@@ -29,11 +30,12 @@ export interface NotifyDependencies {
   log: Logger;
   egress: EgressPolicy;
   smtp: Delivery['smtp'];
+  sealer: Sealer;
   /** Deliveries under way at once. */
   concurrency: number;
 }
 
-export function notify({ sql, log, egress, smtp, concurrency }: NotifyDependencies): Task {
+export function notify({ sql, log, egress, smtp, sealer, concurrency }: NotifyDependencies): Task {
   // One org's receivers that all hang hold up nobody else's.
   const share = createShare(concurrency);
 
@@ -47,23 +49,38 @@ export function notify({ sql, log, egress, smtp, concurrency }: NotifyDependenci
         const [claim] = await sql<Claim[]>`
           select * from job.claim_notification(${group_id}::text::bigint, ${notification_id}::text::uuid)`;
         if (!claim) return;
-        await attempt(claim);
+        await attempt(org_id, claim);
       }
     } finally {
       leave();
     }
   };
 
-  async function attempt({ notification_id, attempt, type, config, message, ...claim }: Claim) {
+  // What a key is missing for may be delivered once it is there.
+  function open(orgId: number, config: Record<string, unknown>): Record<string, unknown> {
+    try {
+      return sealer.open(orgId, config);
+    } catch (error) {
+      if (error instanceof SealError)
+        throw new DeliveryFailure(`the channel's secrets cannot be read: ${error.message}`);
+      throw error;
+    }
+  }
+
+  async function attempt(
+    orgId: number,
+    { notification_id, attempt, type, config, message, ...claim }: Claim,
+  ) {
     const began = performance.now();
-    const outcome = await deliver({
-      channel: { type, config },
-      message,
-      egress,
-      smtp,
-      signal: AbortSignal.timeout(claim.timeout_seconds * 1000),
-      alertTtlSeconds: claim.alert_ttl_seconds,
-    }).catch((error: unknown) => {
+    const outcome = await (async () =>
+      deliver({
+        channel: { type, config: open(orgId, config) },
+        message,
+        egress,
+        smtp,
+        signal: AbortSignal.timeout(claim.timeout_seconds * 1000),
+        alertTtlSeconds: claim.alert_ttl_seconds,
+      }))().catch((error: unknown) => {
       if (error instanceof DeliveryFailure) return error;
       log.error({ error, notification_id, type }, 'a notification could not be made');
       return new DeliveryFailure('the message could not be made', { isPermanent: true });

@@ -4,11 +4,11 @@ import type { Task } from 'graphile-worker';
 import type { Logger } from 'pino';
 import { arrayLiteral, type Sql } from '../src/db.ts';
 import { type EgressPolicy, lookedUp } from '../src/egress.ts';
+import { createShare } from '../src/share.ts';
 import { createBatch } from './batch.ts';
 import { type ProbeResult, probe } from './probes/probe.ts';
 import type { Definition } from './probes/trace.ts';
 import { retried } from './retried.ts';
-import { createShare } from './share.ts';
 
 interface Payload {
   service_id: number;

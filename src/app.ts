@@ -1,25 +1,36 @@
 // The application: what every request passes through, and the routers of all topics.
 import { randomUUID } from 'node:crypto';
+import { getConnInfo } from '@hono/node-server/conninfo';
 import { OpenAPIHono } from '@hono/zod-openapi';
+import type { Context } from 'hono';
 import { compress } from 'hono/compress';
+import { cors } from 'hono/cors';
 import { HTTPException } from 'hono/http-exception';
-import { routePath } from 'hono/route';
+import { secureHeaders } from 'hono/secure-headers';
 import { timeout } from 'hono/timeout';
 import { COMPRESSIBLE_CONTENT_TYPE_REGEX } from 'hono/utils/compress';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
 import type { Logger } from 'pino';
-import { type AuthEnv, createAuthenticate, requireToken } from './auth.ts';
+import { createAccessLog } from './access_log.ts';
+import { type AuthEnv, createAuthenticator } from './auth.ts';
 import type { Config } from './config.ts';
 import type { Session, Sql } from './db.ts';
 import { Problem, titles, toProblem, unavailable } from './errors.ts';
+import { createGate } from './gate.ts';
+import { createHotAnswers } from './hot_answers.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
 import { type Committer, type CommitterOptions, createCommitter } from './ingest/commit.ts';
 import { createLogStreamCache, createSeriesCache } from './ingest/ids.ts';
 import { createLineWriter, type Lines } from './ingest/lines.ts';
 import { type Samples, sampleWriter } from './ingest/samples.ts';
+import { createOrgCache } from './orgs.ts';
+import { createRateLimit } from './rate_limit.ts';
+import type { SharedRedis } from './redis.ts';
+import { patternOf } from './request.ts';
 import { alertRuleRoutes } from './routes/alert_rules.ts';
 import { alertRoutes } from './routes/alerts.ts';
 import { analyticsRoutes } from './routes/analytics.ts';
+import { auditRoutes } from './routes/audit.ts';
 import { channelRoutes } from './routes/channels.ts';
 import { addDocs } from './routes/docs.ts';
 import { escalationRoutes } from './routes/escalations.ts';
@@ -30,8 +41,12 @@ import { notificationRoutes } from './routes/notifications.ts';
 import { orgRoutes } from './routes/orgs.ts';
 import { serviceRoutes } from './routes/services.ts';
 import { silenceRoutes } from './routes/silences.ts';
+import { tokenRoutes } from './routes/tokens.ts';
+import { createSealer } from './seal.ts';
+import { createShare } from './share.ts';
 import { createLogTail, type LogTail, type TailOptions } from './tail.ts';
 import { createTelemetry } from './telemetry.ts';
+import { createUsage } from './usage.ts';
 
 export interface AppOptions {
   config: Config;
@@ -48,6 +63,8 @@ export interface AppOptions {
   exportSql: Sql;
   tailSql: Sql;
   listen: TailOptions['listen'];
+  /** What API processes share limits and hot answers through, if anything. */
+  redis?: SharedRedis | undefined;
 }
 
 export interface Observability {
@@ -63,12 +80,16 @@ export interface Observability {
   inFlight(): number;
 }
 
-export type AppEnv = AuthEnv & { Variables: { requestId: string } };
+export type AppEnv = AuthEnv;
 
 export function createApp(options: AppOptions): Observability {
-  const { config, log, sql, controlSql } = options;
+  const { config, log, sql, controlSql, redis } = options;
   let isDraining = false;
   let inFlight = 0;
+  const usage = createUsage(controlSql, log);
+  const orgs = createOrgCache(controlSql, config.orgLimits);
+  const authenticator = createAuthenticator(config, controlSql, orgs);
+  const hotAnswers = createHotAnswers(config.cacheMs, redis);
   const cache = createSeriesCache(controlSql, config.seriesCacheSize);
   const observeFlush =
     (
@@ -84,11 +105,13 @@ export function createApp(options: AppOptions): Observability {
     flushLimit: config.flushSamples,
     bufferLimit: config.bufferSamples,
     onFlush: observeFlush('metrics', 'committedSamples'),
+    onRecorded: (orgId, rows) => usage.add(orgId, 'samples', rows),
   });
   const logCommitter = createCommitter(options.logSessions, createLineWriter(controlSql), {
     flushLimit: config.flushLogBytes,
     bufferLimit: config.bufferLogBytes,
     onFlush: observeFlush('logs', 'committedLines'),
+    onRecorded: (orgId, rows) => usage.add(orgId, 'log_lines', rows),
   });
   const tail = createLogTail({
     sql: options.tailSql,
@@ -122,6 +145,7 @@ export function createApp(options: AppOptions): Observability {
     const requestId = given && /^[\w.:-]{1,128}$/.test(given) ? given : randomUUID();
     c.set('requestId', requestId);
     c.header('X-Request-Id', requestId);
+    c.set('address', addressOf(c, config.trustedProxies));
     // A client that keeps its connection busy would otherwise keep the process from ever stopping.
     if (isDraining) c.header('Connection', 'close');
     const started = performance.now();
@@ -134,7 +158,10 @@ export function createApp(options: AppOptions): Observability {
     const seconds = (performance.now() - started) / 1000;
     const { status } = c.res;
     // The pattern, not the path: a metric's labels must not grow with what clients ask for.
-    telemetry.requestDuration.observe({ method: c.req.method, route: routePath(c, -1), status }, seconds);
+    telemetry.requestDuration.observe(
+      { method: c.req.method, route: patternOf(c) ?? 'none', status },
+      seconds,
+    );
     const line = {
       request_id: requestId,
       method: c.req.method,
@@ -149,6 +176,53 @@ export function createApp(options: AppOptions): Observability {
     else if (status === 201 || c.req.path.includes('/health')) log.debug(line, 'request');
     else log.info(line, 'request');
   });
+  app.use(
+    secureHeaders({
+      xFrameOptions: 'DENY',
+      strictTransportSecurity: config.tls ? 'max-age=31536000; includeSubDomains' : false,
+      crossOriginOpenerPolicy: 'same-origin',
+      xXssProtection: false,
+      xDownloadOptions: false,
+      xDnsPrefetchControl: false,
+      xPermittedCrossDomainPolicies: false,
+      originAgentCluster: false,
+    }),
+  );
+  app.use(async (c, next) => {
+    await next();
+    // Pages say by themselves what they need.
+    if (!c.res.headers.has('Content-Security-Policy'))
+      c.header('Content-Security-Policy', "default-src 'none'; frame-ancestors 'none'");
+  });
+  // Closed unless origins are named: then the browser of who is on one of these may ask, with a token of its own.
+  if (config.corsOrigins.length > 0) {
+    app.use(
+      '/api/*',
+      cors({
+        origin: config.corsOrigins,
+        allowMethods: ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE'],
+        allowHeaders: [
+          'Authorization',
+          'Content-Type',
+          'Content-Encoding',
+          'Idempotency-Key',
+          'If-None-Match',
+          'Last-Event-ID',
+          'X-Request-Id',
+        ],
+        exposeHeaders: [
+          'ETag',
+          'RateLimit-Limit',
+          'RateLimit-Policy',
+          'RateLimit-Remaining',
+          'RateLimit-Reset',
+          'Retry-After',
+          'X-Request-Id',
+        ],
+        maxAge: 600,
+      }),
+    );
+  }
   app.use(
     compress({
       threshold: 1024,
@@ -211,7 +285,24 @@ export function createApp(options: AppOptions): Observability {
     '/api/v1/*',
     timeout(deadlineMs, () => new HTTPException(503, { message: 'The database does not answer.' })),
   );
-  app.use('/api/v1/*', requireToken(createAuthenticate(config, controlSql)));
+  app.use('/api/v1/*', async (c, next) => {
+    await next();
+    // What belongs to one org is not for whatever stands between; hot answers say so in their own words.
+    if (!c.res.headers.has('Cache-Control')) c.header('Cache-Control', 'no-store');
+  });
+  app.use(
+    '/api/v1/*',
+    createGate({
+      authenticator,
+      orgs,
+      rateLimit: createRateLimit(config.tokenLimits, redis),
+      share: createShare(config.poolSize, waitingQueries),
+      usage,
+      hotAnswers,
+      recordAccess: createAccessLog(controlSql, log),
+      auditReads: config.auditReads,
+    }),
+  );
   app.route(
     '/api/v1',
     metricsRoutes({
@@ -236,21 +327,29 @@ export function createApp(options: AppOptions): Observability {
     }),
   );
   app.route('/api/v1', analyticsRoutes({ sql }));
-  app.route('/api/v1', orgRoutes({ sql, maxBodyBytes: config.maxBodyBytes }));
   app.route(
     '/api/v1',
-    serviceRoutes({ sql, maxBodyBytes: config.maxBodyBytes, egress: config.egressPrivate }),
+    serviceRoutes({ sql, maxBodyBytes: config.maxBodyBytes, egress: config.egressPrivate, hotAnswers }),
   );
   const { maxBodyBytes } = config;
   app.route('/api/v1', alertRoutes({ sql, maxBodyBytes }));
   app.route('/api/v1', alertRuleRoutes({ sql, maxBodyBytes }));
   app.route(
     '/api/v1',
-    channelRoutes({ sql, maxBodyBytes, egress: config.egressPrivate, hasSmtp: config.smtpUrl !== undefined }),
+    channelRoutes({
+      sql,
+      maxBodyBytes,
+      egress: config.egressPrivate,
+      hasSmtp: config.smtpUrl !== undefined,
+      sealer: createSealer(config.secretsKeys),
+    }),
   );
   app.route('/api/v1', silenceRoutes({ sql, maxBodyBytes }));
   app.route('/api/v1', escalationRoutes({ sql, maxBodyBytes }));
   app.route('/api/v1', notificationRoutes({ sql }));
+  app.route('/api/v1', orgRoutes({ sql, maxBodyBytes, orgs, orgLimits: config.orgLimits }));
+  app.route('/api/v1', tokenRoutes({ sql, maxBodyBytes, authenticator }));
+  app.route('/api/v1', auditRoutes({ sql }));
 
   return {
     app,
@@ -263,9 +362,21 @@ export function createApp(options: AppOptions): Observability {
     },
     async drain() {
       await Promise.all([committer.drain(), logCommitter.drain(), tail.close()]);
+      await usage.end();
     },
     inFlight: () => inFlight,
   };
+}
+
+// Of all orgs, each holding a request of a client.
+const waitingQueries = 2_000;
+
+// Of proxies each adds the address that it was asked from; what is before those that are trusted anyone may have written.
+function addressOf(c: Context, trustedProxies: number): string {
+  const forwarded =
+    trustedProxies > 0 ? c.req.header('X-Forwarded-For')?.split(',').at(-trustedProxies)?.trim() : undefined;
+  // There is no connection where a test asks the app itself.
+  return (forwarded || (c.env?.incoming ? getConnInfo(c).remote.address : undefined)) ?? 'unknown';
 }
 
 // Whether a path fits a route's pattern, such as /docs/:file.

@@ -1,5 +1,7 @@
-// Who is asking: bearer tokens, roles and what each role may do.
-import { createMiddleware } from 'hono/factory';
+// Who is asking: bearer tokens, which are JWTs of an issuer or API tokens that the service gave out.
+import { createHash, randomBytes } from 'node:crypto';
+import { crc32 } from 'node:zlib';
+import type { Context, Next } from 'hono';
 import {
   createRemoteJWKSet,
   type JWTPayload,
@@ -12,32 +14,38 @@ import { z } from 'zod';
 import type { Config } from './config.ts';
 import type { Sql } from './db.ts';
 import { Problem, unavailable } from './errors.ts';
+import type { OrgCache, OrgState } from './orgs.ts';
+import { grantedBy, type Permission } from './permissions.ts';
 
-export const roles = ['viewer', 'ingest', 'operator', 'admin'] as const;
-export type Role = (typeof roles)[number];
-
-/** read: query; ingest: write metrics and logs; operate: change alerts, rules, services; administer: the org. */
-export type Permission = 'read' | 'ingest' | 'operate' | 'administer';
-
-const permissionsOf: Record<Role, readonly Permission[]> = {
-  viewer: ['read'],
-  ingest: ['ingest'],
-  operator: ['read', 'ingest', 'operate'],
-  admin: ['read', 'ingest', 'operate', 'administer'],
-};
-
-export interface Principal {
+/** Who a token stands for. */
+export interface Identity {
   subject: string;
   /** The token's org_id claim. */
   org: string;
-  /** Id of obs.org. */
-  orgId: number;
   permissions: ReadonlySet<Permission>;
   /** When the token ends, in epoch milliseconds. */
   expiresAt: number;
+  /** Tells the token from others, without giving it away. */
+  tokenKey: string;
+  /** Id of obs.api_token; null for a JWT. */
+  tokenId: string | null;
 }
 
-export type AuthEnv = { Variables: { principal: Principal } };
+/** Who is asking, and what there is to know of the org. */
+export interface Principal extends Identity, OrgState {}
+
+export type AuthEnv = {
+  Variables: {
+    principal: Principal;
+    /** Address of the client. */
+    address: string;
+    requestId: string;
+    /** Lets a request pass that may: see createGate. */
+    pass: (c: Context<AuthEnv>, permission: Permission, next: Next) => Promise<void>;
+    /** Gives back the org's place among those whose queries are under way; see createGate. */
+    leave?: () => void;
+  };
+};
 
 const claimsSchema = z.object({
   sub: z.string().min(1).max(255),
@@ -46,12 +54,32 @@ const claimsSchema = z.object({
     .pipe(z.string().regex(/^[^\p{Cc}]{1,200}$/u)),
   role: z.string().optional(),
   roles: z.array(z.string()).optional(),
+  permissions: z.array(z.string()).optional(),
 });
 
-/** A function that answers who a bearer token stands for, or rejects with a 401 Problem. */
-export type Authenticate = (token: string) => Promise<Principal>;
+/** 401. With whom it is refused, where that is known: then it belongs in the org's audit log. */
+export class Unauthorized extends Problem {
+  readonly known: Pick<Identity, 'org' | 'subject' | 'tokenId'> | undefined;
 
-export function createAuthenticate(config: Config, sql: Sql): Authenticate {
+  constructor(detail: string, known?: Unauthorized['known']) {
+    super(401, 'unauthorized', detail, { headers: { 'WWW-Authenticate': 'Bearer' } });
+    this.known = known;
+  }
+}
+
+export interface Authenticator {
+  /** Answers who a bearer token stands for, or rejects with Unauthorized, or 503 when that cannot be found out. */
+  authenticate(token: string): Promise<Principal>;
+  /** To be called when this process changes or deletes an API token: from then on it goes by what is stored. */
+  forgetToken(id: string): void;
+}
+
+// A token that was revoked by another process is good for so long at most.
+const tokenMs = 2_000;
+// As is a token whose key its issuer has withdrawn.
+const keySetMs = 60_000;
+
+export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): Authenticator {
   const options: JWTVerifyOptions = {
     clockTolerance: 5,
     ...(config.jwtIssuer ? { issuer: config.jwtIssuer } : {}),
@@ -59,18 +87,35 @@ export function createAuthenticate(config: Config, sql: Sql): Authenticate {
   };
   const secret = config.jwtSecret ? new TextEncoder().encode(config.jwtSecret) : undefined;
   const keySet = config.jwksUrl
-    ? createRemoteJWKSet(new URL(config.jwksUrl), { timeoutDuration: 3_000, cooldownDuration: 5_000 })
+    ? createRemoteJWKSet(new URL(config.jwksUrl), {
+        timeoutDuration: 3_000,
+        cooldownDuration: 5_000,
+        // It is fetched anew in time (refreshKeys); an issuer that is away must not lock out everyone.
+        cacheMaxAge: Number.POSITIVE_INFINITY,
+      })
     : undefined;
-  // Verified tokens, so that verification and the org's look-up are paid once a token and not once a request.
-  const verified = new LRUCache<string, Principal>({ max: 10_000 });
-  const orgIds = new LRUCache<string, number>({ max: 100_000 });
+  let keysAt = performance.now();
+  // Verified tokens, so that verification is paid once a token and not once a request.
+  const verified = new LRUCache<string, { identity: Identity; until: number }>({ max: 10_000 });
+  const apiTokens = new LRUCache<string, Identity | Unauthorized>({
+    max: 10_000,
+    ttl: tokenMs,
+    fetchMethod: (token) => findToken(token),
+  });
+
+  function refreshKeys() {
+    if (!keySet || performance.now() - keysAt < keySetMs) return;
+    keysAt = performance.now();
+    void keySet.reload().catch(() => {});
+  }
 
   // Which key may verify a token follows from configuration; its header only chooses among the algorithms that
   // belong to that key, so an asymmetric public key is never taken for an HMAC secret.
-  async function verify(token: string): Promise<JWTPayload> {
+  async function verify(token: string): Promise<{ payload: JWTPayload; isOfSecret: boolean }> {
     if (secret) {
       try {
-        return (await jwtVerify(token, secret, { ...options, algorithms: ['HS256'] })).payload;
+        const { payload } = await jwtVerify(token, secret, { ...options, algorithms: ['HS256'] });
+        return { payload, isOfSecret: true };
       } catch (error) {
         if (!keySet || !(error instanceof joseErrors.JOSEAlgNotAllowed)) throw error;
       }
@@ -89,13 +134,15 @@ export function createAuthenticate(config: Config, sql: Sql): Authenticate {
       'Ed25519',
     ];
     try {
-      return (await jwtVerify(token, keySet!, { ...options, algorithms })).payload;
+      const { payload } = await jwtVerify(token, keySet!, { ...options, algorithms });
+      return { payload, isOfSecret: false };
     } catch (error) {
       if (!(error instanceof joseErrors.JWKSMultipleMatchingKeys)) throw error;
       // A token that does not name its key, and a set that has several of its kind.
       for await (const key of error) {
         try {
-          return (await jwtVerify(token, key, { ...options, algorithms })).payload;
+          const { payload } = await jwtVerify(token, key, { ...options, algorithms });
+          return { payload, isOfSecret: false };
         } catch (failure) {
           if (!(failure instanceof joseErrors.JWSSignatureVerificationFailed)) throw failure;
         }
@@ -104,46 +151,116 @@ export function createAuthenticate(config: Config, sql: Sql): Authenticate {
     }
   }
 
-  async function orgIdOf(org: string): Promise<number> {
-    const known = orgIds.get(org);
-    if (known !== undefined) return known;
-    const [row] = await sql<{ id: number }[]>`select api.ensure_org(${org}) as id`;
-    orgIds.set(org, row!.id);
-    return row!.id;
-  }
-
-  return async (token) => {
+  async function verifyJwt(token: string): Promise<Identity> {
+    refreshKeys();
     const cached = verified.get(token);
-    if (cached && cached.expiresAt > Date.now()) return cached;
+    if (cached && cached.until > Date.now()) return cached.identity;
     verified.delete(token);
     let payload: JWTPayload;
+    let isOfSecret: boolean;
     try {
-      payload = await verify(token);
+      ({ payload, isOfSecret } = await verify(token));
     } catch (error) {
       throw verificationProblem(error);
     }
     const claims = claimsSchema.safeParse(payload);
     if (!claims.success) {
       const names = [...new Set(claims.error.issues.map((issue) => issue.path[0]))].join(', ');
-      throw unauthorized(`The token's claims are not as expected: ${names}.`);
+      throw new Unauthorized(`The token's claims are not as expected: ${names}.`);
     }
-    const { sub, org_id: org, role, roles = [] } = claims.data;
-    const principal: Principal = {
+    const { sub, org_id: org, role, roles: roleNames = [], permissions } = claims.data;
+    const expiresAt = payload.exp === undefined ? Number.POSITIVE_INFINITY : (payload.exp + 5) * 1000;
+    const identity: Identity = {
       subject: sub,
       org,
-      orgId: await orgIdOf(org),
-      permissions: new Set([...roles, role ?? ''].flatMap((name) => permissionsOf[name as Role] ?? [])),
-      expiresAt: payload.exp === undefined ? Number.POSITIVE_INFINITY : (payload.exp + 5) * 1000,
+      permissions: grantedBy(role === undefined ? roleNames : [...roleNames, role], permissions),
+      expiresAt,
+      tokenKey: hashOf(token).toString('base64url'),
+      tokenId: null,
     };
-    verified.set(token, principal);
-    return principal;
+    verified.set(token, {
+      identity,
+      until: isOfSecret ? expiresAt : Math.min(expiresAt, Date.now() + keySetMs),
+    });
+    return identity;
+  }
+
+  async function findToken(token: string): Promise<Identity | Unauthorized> {
+    const [row] = await sql<
+      {
+        id: string;
+        org: string;
+        name: string;
+        role: string;
+        permissions: string[] | null;
+        expires_at: Date | null;
+        revoked_at: Date | null;
+      }[]
+    >`select * from api.find_token(${`\\x${hashOf(token).toString('hex')}`}::text::bytea)`;
+    if (!row) return new Unauthorized('The token is not valid.');
+    const known = { org: row.org, subject: row.name, tokenId: row.id };
+    if (row.revoked_at) return new Unauthorized('The token is revoked.', known);
+    return {
+      ...known,
+      permissions: grantedBy([row.role], row.permissions ?? undefined),
+      expiresAt: row.expires_at?.getTime() ?? Number.POSITIVE_INFINITY,
+      tokenKey: row.id,
+    };
+  }
+
+  async function verifyApiToken(token: string): Promise<Identity> {
+    if (!isApiToken(token)) throw new Unauthorized('The token is not valid.');
+    const found = (await apiTokens.fetch(token))!;
+    if (found instanceof Unauthorized) throw found;
+    if (found.expiresAt <= Date.now()) throw new Unauthorized('The token has expired.', found);
+    return found;
+  }
+
+  return {
+    async authenticate(token) {
+      const identity = await (token.startsWith(apiTokenStart) ? verifyApiToken(token) : verifyJwt(token));
+      return { ...identity, ...(orgs.known(identity.org) ?? (await orgs.open(identity.org))) };
+    },
+    forgetToken(id) {
+      for (const [token, found] of apiTokens.entries())
+        if (('known' in found ? found.known?.tokenId : found.tokenId) === id) apiTokens.delete(token);
+    },
   };
 }
 
+const apiTokenStart = 'obs_';
+
+/** A new API token: 256 random bits, and their checksum, by which one that is cut short or mistyped is known at once. */
+export function newApiToken(): { token: string; prefix: string; hash: Buffer } {
+  const random = randomBytes(32).toString('hex');
+  const token = `${apiTokenStart}${random}${checksumOf(random)}`;
+  return { token, prefix: token.slice(0, apiTokenStart.length + 8), hash: hashOf(token) };
+}
+
+function isApiToken(token: string): boolean {
+  const match = /^obs_([0-9a-f]{64})([0-9a-f]{8})$/.exec(token);
+  return match !== null && checksumOf(match[1]!) === match[2];
+}
+
+function checksumOf(text: string): string {
+  return crc32(text).toString(16).padStart(8, '0');
+}
+
+function hashOf(token: string): Buffer {
+  return createHash('sha256').update(token).digest();
+}
+
 function verificationProblem(error: unknown): Problem {
-  if (error instanceof joseErrors.JWTExpired) return unauthorized('The token has expired.');
+  // Its signature was good, so that it says whose it was.
+  if (error instanceof joseErrors.JWTExpired) {
+    const claims = claimsSchema.safeParse(error.payload);
+    return new Unauthorized(
+      'The token has expired.',
+      claims.success ? { org: claims.data.org_id, subject: claims.data.sub, tokenId: null } : undefined,
+    );
+  }
   if (error instanceof joseErrors.JWTClaimValidationFailed)
-    return unauthorized(`The token's ${error.claim} claim is not accepted.`);
+    return new Unauthorized(`The token's ${error.claim} claim is not accepted.`);
   if (
     error instanceof joseErrors.JWSSignatureVerificationFailed ||
     error instanceof joseErrors.JWKSNoMatchingKey ||
@@ -152,7 +269,7 @@ function verificationProblem(error: unknown): Problem {
     error instanceof joseErrors.JOSEAlgNotAllowed ||
     error instanceof joseErrors.JOSENotSupported
   ) {
-    return unauthorized('The token is not valid.');
+    return new Unauthorized('The token is not valid.');
   }
   // The key set's server is away: the token may well be good.
   return unavailable(
@@ -160,31 +277,4 @@ function verificationProblem(error: unknown): Problem {
     'The token cannot be verified just now. Try again shortly.',
     error,
   );
-}
-
-function unauthorized(detail: string): Problem {
-  return new Problem(401, 'unauthorized', detail, { headers: { 'WWW-Authenticate': 'Bearer' } });
-}
-
-/** Middleware: a valid bearer token, or 401. */
-export function requireToken(authenticate: Authenticate) {
-  return createMiddleware<AuthEnv>(async (c, next) => {
-    const header = c.req.header('Authorization');
-    if (!header) throw unauthorized('An Authorization header with a bearer token is required.');
-    if (!/^bearer [^\s]+$/i.test(header))
-      throw unauthorized('The Authorization header must read "Bearer" and a token.');
-    c.set('principal', await authenticate(header.slice(7)));
-    await next();
-  });
-}
-
-/** Middleware: the token's role must allow it, or 403. */
-export function permit(permission: Permission) {
-  return createMiddleware<AuthEnv>(async (c, next) => {
-    if (!c.var.principal.permissions.has(permission)) {
-      const able = roles.filter((role) => permissionsOf[role].includes(permission));
-      throw new Problem(403, 'forbidden', `This takes one of the roles ${able.join(', ')}.`);
-    }
-    await next();
-  });
 }

@@ -2,6 +2,7 @@
 // .env.example documents the same list for people; test/http/config.test.ts keeps the two in step.
 import { createHmac } from 'node:crypto';
 import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { z } from 'zod';
 
 const integer = (min: number, max: number, fallback: number) => {
@@ -29,6 +30,32 @@ const url = (...schemes: string[]) =>
       `expected a URL that starts with ${schemes.map((scheme) => `${scheme}//`).join(' or ')}`,
     );
 
+const list = (of: z.ZodType<string, string>) =>
+  z
+    .string()
+    .transform((text) => text.split(',').map((part) => part.trim()))
+    .pipe(z.array(of));
+
+const origin = z
+  .string()
+  .refine(
+    (text) => URL.canParse(text) && new URL(text).origin === text,
+    'expected origins such as https://dashboard.example, separated by commas',
+  );
+
+// 32 bytes, in hexadecimal or base64.
+const key = z
+  .string()
+  .refine(
+    (text) =>
+      /^[0-9a-f]{64}$/i.test(text) ||
+      (/^[\w+/-]{43}=?$/.test(text) && Buffer.from(text, 'base64').length === 32),
+    'expected keys of 32 bytes in hexadecimal or base64, separated by commas (try: openssl rand -hex 32)',
+  );
+
+// Requests a second. Above what one machine can take, so that who sets none meets none.
+const rate = (fallback: number) => integer(1, 1_000_000, fallback);
+
 const postgresUrl = url('postgres:', 'postgresql:');
 
 const environment = z.object({
@@ -47,6 +74,20 @@ const environment = z.object({
   JWT_JWKS_URL: url('http:', 'https:').optional(),
   JWT_ISSUER: z.string().min(1).optional(),
   JWT_AUDIENCE: z.string().min(1).optional(),
+  SECRETS_KEY: list(key).optional(),
+  AUDIT_READS: boolean,
+  RATE_LIMIT_INGEST: rate(50_000),
+  RATE_LIMIT_QUERY: rate(20_000),
+  RATE_LIMIT_CHANGE: rate(10_000),
+  TOKEN_RATE_LIMIT_INGEST: rate(50_000),
+  TOKEN_RATE_LIMIT_QUERY: rate(20_000),
+  TOKEN_RATE_LIMIT_CHANGE: rate(10_000),
+  ORG_CONCURRENT_QUERIES: integer(1, 500, Math.max(3, availableParallelism() + 1)),
+  CACHE_MS: integer(0, 60_000, 2_000),
+  CORS_ORIGINS: list(origin).optional(),
+  TRUSTED_PROXIES: integer(0, 10, 0),
+  TLS_CERT: z.string().min(1).optional(),
+  TLS_KEY: z.string().min(1).optional(),
   DEFAULT_ORG: z
     .string()
     .regex(/^\S{1,200}$/, 'expected 1 to 200 characters without spaces')
@@ -106,13 +147,19 @@ export function parseConfig(env: Record<string, string | undefined>) {
         const name = String(issue.path[0]);
         // A secret or a URL with a password must not end up in a log because it had a typing error.
         const shown =
-          /SECRET|URL/.test(name) || given[name] === undefined ? '' : `, got ${JSON.stringify(given[name])}`;
+          /SECRET|URL|KEY/.test(name) || given[name] === undefined
+            ? ''
+            : `, got ${JSON.stringify(given[name])}`;
         const message =
           given[name] === undefined ? 'is required' : issue.message.replace(/^Invalid \w+: /, '');
         return `${name}: ${message}${shown}`;
       });
   if (parsed.success && !parsed.data.JWT_SECRET && !parsed.data.JWT_JWKS_URL) {
     problems.push('JWT_SECRET: is required (at least 32 bytes), unless JWT_JWKS_URL names a key set');
+  }
+  if (parsed.success && (parsed.data.TLS_CERT === undefined) !== (parsed.data.TLS_KEY === undefined)) {
+    const missing = parsed.data.TLS_CERT === undefined ? 'TLS_CERT' : 'TLS_KEY';
+    problems.push(`${missing}: is required, since the other of TLS_CERT and TLS_KEY is set`);
   }
   if (!parsed.success || problems.length > 0) {
     throw new ConfigError(
@@ -136,6 +183,28 @@ export function parseConfig(env: Record<string, string | undefined>) {
     jwksUrl: data.JWT_JWKS_URL,
     jwtIssuer: data.JWT_ISSUER,
     jwtAudience: data.JWT_AUDIENCE,
+    /** The first one encrypts, each can decrypt. Empty: secrets are stored readable. */
+    secretsKeys: (data.SECRETS_KEY ?? []).map((text) =>
+      Buffer.from(text, /^[0-9a-f]{64}$/i.test(text) ? 'hex' : 'base64'),
+    ),
+    auditReads: data.AUDIT_READS,
+    /** Requests a second of an org, where it has no limits of its own, and its queries at once. */
+    orgLimits: {
+      ingest_per_second: data.RATE_LIMIT_INGEST,
+      query_per_second: data.RATE_LIMIT_QUERY,
+      change_per_second: data.RATE_LIMIT_CHANGE,
+      concurrent_queries: data.ORG_CONCURRENT_QUERIES,
+    },
+    /** Requests a second of one token. */
+    tokenLimits: {
+      ingest: data.TOKEN_RATE_LIMIT_INGEST,
+      query: data.TOKEN_RATE_LIMIT_QUERY,
+      change: data.TOKEN_RATE_LIMIT_CHANGE,
+    },
+    cacheMs: data.CACHE_MS,
+    corsOrigins: data.CORS_ORIGINS ?? [],
+    trustedProxies: data.TRUSTED_PROXIES,
+    tls: data.TLS_CERT && data.TLS_KEY ? { certFile: data.TLS_CERT, keyFile: data.TLS_KEY } : undefined,
     defaultOrg: data.DEFAULT_ORG,
     host: data.HOST,
     port: data.PORT,

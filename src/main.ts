@@ -1,5 +1,6 @@
 // Starts the API; nothing else.
 import type { Server } from 'node:http';
+import https from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { serve } from '@hono/node-server';
 import { createApp } from './app.ts';
@@ -8,7 +9,9 @@ import { connect, connectSession, listen } from './db.ts';
 import { isConnectionError } from './errors.ts';
 import { liftosServices, registerServices, self } from './liftos.ts';
 import { createLog } from './log.ts';
+import { connectRedis } from './redis.ts';
 import { onStop } from './stop.ts';
+import { readCertificate, reloadCertificate, type TlsFiles } from './tls.ts';
 
 const config = loadConfig();
 const log = createLog(config, 'api');
@@ -28,6 +31,9 @@ const openSessions = () =>
   );
 const sessions = openSessions();
 const logSessions = openSessions();
+const redis = config.redisUrl ? connectRedis(config.redisUrl, log) : undefined;
+if (config.secretsKeys.length === 0)
+  log.warn('SECRETS_KEY is not set: secrets of channels are stored readable');
 const { app, startDraining, drain, inFlight } = createApp({
   config,
   log,
@@ -37,15 +43,25 @@ const { app, startDraining, drain, inFlight } = createApp({
   logSessions,
   exportSql,
   tailSql,
+  redis,
   listen: (onNotify, onListening) =>
     listen(config.apiDatabaseUrl, { name: 'obs-api-listen' }, 'obs_log', onNotify, onListening),
 });
 
 // Listens at once: until the database is there requests get 503 and /health/ready says why.
-const server = serve({ fetch: app.fetch, port: config.port, hostname: config.host }, (address) => {
-  log.info({ port: address.port }, 'listening');
-  void register(address.port);
-}) as Server;
+const server = serve(
+  {
+    fetch: app.fetch,
+    port: config.port,
+    hostname: config.host,
+    ...(config.tls ? { createServer: https.createServer, serverOptions: certificate(config.tls) } : {}),
+  },
+  (address) => {
+    log.info({ port: address.port }, 'listening');
+    void register(address.port);
+  },
+) as Server;
+const stopReloading = config.tls ? reloadCertificate(server as https.Server, config.tls, log) : () => {};
 server.on('error', (error: NodeJS.ErrnoException) => {
   const reason =
     error.code === 'EADDRINUSE'
@@ -54,6 +70,15 @@ server.on('error', (error: NodeJS.ErrnoException) => {
   log.fatal(`cannot listen: ${reason}`);
   process.exit(1);
 });
+
+function certificate(files: TlsFiles): https.ServerOptions {
+  try {
+    return { ...readCertificate(files), minVersion: 'TLSv1.2' };
+  } catch (error) {
+    log.fatal(`TLS_CERT and TLS_KEY cannot be used: ${(error as Error).message}`);
+    process.exit(78);
+  }
+}
 
 let isStopping = false;
 
@@ -75,6 +100,7 @@ async function register(port: number) {
 onStop(log, config.shutdownTimeoutMs, async () => {
   isStopping = true;
   startDraining();
+  stopReloading();
   let isClosed = false;
   server.close(() => {
     isClosed = true;
@@ -86,6 +112,7 @@ onStop(log, config.shutdownTimeoutMs, async () => {
   }
   server.closeAllConnections();
   await drain();
+  redis?.end();
   await Promise.all([
     ...[sql, controlSql, exportSql, tailSql].map((pool) => pool.end({ timeout: 5 })),
     ...[...sessions, ...logSessions].map((session) => session.end()),

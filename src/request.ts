@@ -6,9 +6,12 @@ import { promisify } from 'node:util';
 import zlib from 'node:zlib';
 import { type OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context, Env, Handler, MiddlewareHandler } from 'hono';
+import { matchedRoutes } from 'hono/route';
+import type { AuthEnv } from './auth.ts';
 import { type FieldError, invalid, Problem, problemSchema } from './errors.ts';
 import type { IdempotencyKey } from './ingest/commit.ts';
 import { textProblem } from './ingest/metrics.ts';
+import type { Permission } from './permissions.ts';
 import { formatTimestamp, parseTimestamp } from './timestamp.ts';
 
 const decoders: Record<string, (body: Buffer, options: zlib.ZlibOptions) => Promise<Buffer>> = {
@@ -245,6 +248,8 @@ export async function waitForWorker<T>(
   timeoutSeconds: number,
   look: () => Promise<T | undefined>,
 ): Promise<T | undefined> {
+  // Whoever waits for a worker keeps the org's queries waiting no longer.
+  c.get('leave')?.();
   const deadline = Date.now() + Math.min(25, timeoutSeconds + 5) * 1000;
   const { signal } = c.req.raw;
   for (let pollMs = 50; Date.now() < deadline && !signal.aborted; pollMs = Math.min(500, pollMs * 1.3)) {
@@ -268,6 +273,12 @@ export const text = (maxLength: number) =>
       if (message) context.addIssue({ code: 'custom', message });
     })
     .openapi({ type: 'string', minLength: 1, maxLength });
+
+/** Where a change came from, for the audit log (lib.audit), as JSON text. */
+export function requestOf(c: Context<AuthEnv>): string {
+  const { principal, requestId: id, address } = c.var;
+  return JSON.stringify({ id, address, token_id: principal.tokenId });
+}
 
 export const idempotencyHeader = z.object({ 'idempotency-key': text(255).optional() });
 
@@ -368,7 +379,22 @@ export function endpoint<E extends Env>(
   ...handlers: [...MiddlewareHandler<E>[], Handler<E>]
 ): void {
   router.openAPIRegistry.registerPath(route);
-  router.on([route.method.toUpperCase()], [route.getRoutingPath()], ...handlers);
+  // What the document says is what is enforced, and where it says nothing (health) nothing is asked.
+  const permission = route.security?.[0]?.bearer?.[0] as Permission | undefined;
+  const guard: MiddlewareHandler = (c: Context<AuthEnv>, next) => c.var.pass(c, permission!, next);
+  router.on(
+    [route.method.toUpperCase()],
+    [route.getRoutingPath()],
+    ...(permission ? [guard as MiddlewareHandler<E>] : []),
+    ...handlers,
+  );
+}
+
+/** The pattern of the endpoint that answers a request, such as /api/v1/services/{name}; undefined where there is none. */
+export function patternOf(c: Context): string | undefined {
+  // Of several that match the first answers.
+  const route = matchedRoutes(c).find(({ method }) => method !== 'ALL');
+  return route?.path.replace(/:(\w+)/g, '{$1}');
 }
 
 /** Responses of a route: what it answers (schema null: nothing), and the problems it shares with others. */
@@ -377,7 +403,8 @@ export function responses(status: number, description: string, schema: z.ZodType
     {
       [status]: { description, ...(schema ? { content: { 'application/json': { schema } } } : {}) },
     };
-  for (const problem of problems) {
+  // Whatever takes a token is limited.
+  for (const problem of problems.includes(401) ? [...problems, 429] : problems) {
     described[problem] = {
       description: problemTexts[problem] ?? 'Problem',
       content: { 'application/problem+json': { schema: problemSchema } },
@@ -389,13 +416,13 @@ export function responses(status: number, description: string, schema: z.ZodType
 const problemTexts: Record<number, string> = {
   400: 'The request is not valid; errors names each field',
   401: 'The token is missing or not valid',
-  403: "The token's role does not allow this",
+  403: 'The token does not have the permission',
   404: 'There is no such thing in this org',
   409: 'The request conflicts with the present state',
   413: 'The body is too large',
   415: 'Content-Type or Content-Encoding is not supported',
   422: 'A limit of the org is reached, or an Idempotency-Key was used with another body',
-  429: 'Too many at once; try again after Retry-After seconds',
+  429: 'Too many requests; try again after Retry-After seconds. RateLimit-Limit, -Remaining and -Reset are on every answer',
   503: 'The service is busy or its database away; try again after Retry-After seconds',
   504: 'The request took too long',
 };

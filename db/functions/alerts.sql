@@ -246,7 +246,8 @@ create function api.create_alert(
   _labels jsonb,
   _metadata jsonb,
   _rule jsonb,
-  _actor text
+  _actor text,
+  _request jsonb default null
 )
 returns table (alert json, is_new boolean)
 language plpgsql
@@ -306,6 +307,10 @@ begin
   perform lib.schedule_rules(_org_id, now());
   return query
   select lib.alert_fields(a, now()), _opened.is_new from obs.alert a where a.id = _opened.alert_id;
+  perform lib.audit(
+    _org_id, _actor, _request, case when _opened.is_new then 'alert.create' else 'alert.update' end, 'alert', _opened.alert_id::text, null,
+    lib.audited_alert(_opened.alert_id)
+  );
 end
 $$;
 comment on function api.create_alert is
@@ -439,7 +444,17 @@ comment on function api.get_alert is
   'An alert, its events and its notifications, oldest first, the last 500 of each, what keeps others from being sent, and the names of the channels that '
   'were or will be told of it; no row where there is none.';
 
-create function api.change_alert(_org_id int, _id uuid, _to text, _actor text, _note text)
+create function lib.audited_alert(_id uuid)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select lib.alert_fields(a, now())::jsonb - array['id', 'duration_seconds'] from obs.alert a where a.id = _id
+$$;
+comment on function lib.audited_alert is 'An alert as the audit log shows it.';
+
+create function api.change_alert(_org_id int, _id uuid, _to text, _actor text, _note text, _request jsonb default null)
 returns json
 language plpgsql
 volatile
@@ -448,15 +463,24 @@ set search_path = ''
 as $$
 declare
   _alert obs.alert;
+  _before jsonb;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
+  _before := lib.audited_alert(_id);
   _alert := lib.transition_alert(_id, _to, _actor, _note);
-  return case when _alert.id is not null then lib.alert_fields(_alert, now()) end;
+  if _alert.id is null then
+    return null;
+  end if;
+  perform lib.audit(
+    _org_id, _actor, _request, case _to when 'acknowledged' then 'alert.acknowledge' else 'alert.resolve' end, 'alert', _id::text, _before,
+    lib.audited_alert(_id)
+  );
+  return lib.alert_fields(_alert, now());
 end
 $$;
 comment on function api.change_alert is 'lib.transition_alert for one org: the alert as it is then, or null where there is none.';
 
-create function api.add_note(_org_id int, _id uuid, _actor text, _note text)
+create function api.add_note(_org_id int, _id uuid, _actor text, _note text, _request jsonb default null)
 returns json
 language plpgsql
 volatile
@@ -472,6 +496,7 @@ begin
     return null;
   end if;
   perform lib.note_alert(_alert, 'note', _alert.status, _actor, _note, '{}', now());
+  perform lib.audit(_org_id, _actor, _request, 'alert.note', 'alert', _id::text, null, jsonb_build_object('note', _note));
   return lib.alert_fields(_alert, now());
 end
 $$;

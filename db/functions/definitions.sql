@@ -193,28 +193,34 @@ as $$
 $$;
 comment on function lib.end_rule_alerts is 'Resolves the open alerts of a rule; those that are pending go.';
 
-create function lib.mask_config(_type text, _config jsonb)
+create function lib.mask_config(_config jsonb)
 returns jsonb
 language sql
 immutable
+set search_path = ''
 as $$
   select coalesce(
     jsonb_object_agg(
       c.key,
-      case
-        when c.key = 'headers' then (select jsonb_object_agg(h.key, '••••') from jsonb_each(c.value) as h)
-        when c.key in ('secret', 'password', 'bearer_token') then to_jsonb('••••'::text)
-        -- Of Slack's the path is the secret; others may carry one in it, in the query or before the host.
-        when c.key in ('url', 'smtp_url') and (_type <> 'alertmanager' or c.value #>> '{}' ~ '[@?]') then
-          to_jsonb(coalesce(substring(c.value #>> '{}' from '^[a-z]+://') || substring(c.value #>> '{}' from '^[a-z]+://(?:[^/?#]*@)?([^/?#@]*)'), '') || '/••••')
-        else c.value
+      case jsonb_typeof(c.value)
+        when 'object' then (select jsonb_object_agg(h.key, lib.shown_secret(h.value)) from jsonb_each(c.value) as h)
+        else lib.shown_secret(c.value)
       end
     ),
     '{}'
   )
   from jsonb_each(_config) as c
 $$;
-comment on function lib.mask_config is 'A channel''s configuration without its secrets: what is secret, or may hold a secret, reads ••••.';
+comment on function lib.mask_config is 'A channel''s configuration without its secrets: of what is sealed, what may be shown.';
+
+create function lib.shown_secret(_value jsonb)
+returns jsonb
+language sql
+immutable
+as $$
+  select case when _value #>> '{}' ~ '^sealed:' then to_jsonb(regexp_replace(_value #>> '{}', '^sealed:[^:]*:[^:]*:', '')) else _value end
+$$;
+comment on function lib.shown_secret is 'What may be shown of a value of a channel''s configuration: of one that is sealed its last part (src/seal.ts), of others all.';
 
 create function lib.change_config(_config jsonb, _changes jsonb)
 returns jsonb
@@ -240,7 +246,7 @@ stable
 set search_path = ''
 as $$
   select _definition - 'org_id' || case _kind
-    when 'channel' then jsonb_build_object('config', lib.mask_config(_definition ->> 'type', _definition -> 'config'))
+    when 'channel' then jsonb_build_object('config', lib.mask_config(_definition -> 'config'))
     when 'alert_rule' then (
       select jsonb_build_object(
         'next_evaluation_at', t.next_evaluation_at, 'last_evaluation_at', t.last_evaluation_at, 'last_evaluation_ms', t.last_evaluation_ms,
@@ -272,6 +278,19 @@ as $$
 $$;
 comment on function lib.definition_fields is 'A definition as the API shows it: a row as JSON, without secrets, a rule with how its last evaluation went and (_counts_series) how many series it looks at.';
 
+create function lib.audited_definition(_kind text, _definition jsonb)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select _definition - array['org_id', 'tree', 'label_templates', 'annotation_templates'] || case
+    when _kind = 'channel' then jsonb_build_object('config', lib.mask_config(_definition -> 'config'))
+    else '{}'
+  end
+$$;
+comment on function lib.audited_definition is 'A row of a definition''s table as JSON, as the audit log and an export show it: as its author wrote it, without secrets.';
+
 create function lib.check_kind(_kind text)
 returns text
 language plpgsql
@@ -287,7 +306,23 @@ end
 $$;
 comment on function lib.check_kind is 'A kind of definition, which is the name of its table in obs: alert_rule, channel, silence, maintenance_window, escalation. Raises 22023 for any other.';
 
-create function api.put_definition(_org_id int, _kind text, _id uuid, _fields jsonb, _actor text)
+create function lib.find_definition(_org_id int, _kind text, _id uuid)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+  _definition jsonb;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  execute format('select to_jsonb(d) from obs.%I d where d.id = $1 and d.org_id = $2', lib.check_kind(_kind)) into _definition using _id, _org_id;
+  return _definition;
+end
+$$;
+comment on function lib.find_definition is 'A definition''s row by its id, as JSON; null where there is none. Sets the transaction''s org.';
+
+create function api.put_definition(_org_id int, _kind text, _id uuid, _fields jsonb, _actor text, _request jsonb default null)
 returns jsonb
 language plpgsql
 volatile
@@ -297,11 +332,13 @@ as $$
 declare
   -- Each alert is held against all of them.
   _most constant int := 1000;
+  _before jsonb := lib.find_definition(_org_id, _kind, _id);
   _definition jsonb;
   _count int;
 begin
-  perform set_config('obs.org_id', _org_id::text, true);
-  perform lib.check_kind(_kind);
+  if _id is not null and _before is null then
+    return null;
+  end if;
   if _kind = 'alert_rule' then
     _id := lib.put_rule(_org_id, _id, _fields, _actor);
     perform lib.schedule_rules(_org_id, now());
@@ -322,6 +359,7 @@ begin
     if _definition is null then
       return null;
     end if;
+    _before := _definition;
     if _fields ? 'config' then
       _fields := _fields || jsonb_build_object('config', lib.change_config(_definition -> 'config', _fields -> 'config'));
     end if;
@@ -341,7 +379,15 @@ begin
       where g.channel_id = _id and exists (select from obs.notification_member m where m.group_id = g.id);
     end if;
   end if;
-  return api.get_definition(_org_id, _kind, _id);
+  _definition := lib.find_definition(_org_id, _kind, _id);
+  if _definition is null then
+    return null;
+  end if;
+  perform lib.audit(
+    _org_id, _actor, _request, _kind || case when _before is null then '.create' else '.update' end, _kind, _id::text,
+    lib.audited_definition(_kind, _before), lib.audited_definition(_kind, _definition)
+  );
+  return lib.definition_fields(_kind, _definition);
 exception
   when unique_violation then
     raise exception 'another has this name already' using errcode = 'PT409', hint = 'name_taken', column = 'name';
@@ -366,10 +412,8 @@ security definer
 set search_path = ''
 as $$
 declare
-  _definition jsonb;
+  _definition constant jsonb := lib.find_definition(_org_id, _kind, _id);
 begin
-  perform set_config('obs.org_id', _org_id::text, true);
-  execute format('select to_jsonb(d) from obs.%I d where d.id = $1 and d.org_id = $2', lib.check_kind(_kind)) into _definition using _id, _org_id;
   return case when _definition is not null then lib.definition_fields(_kind, _definition) end;
 end
 $$;
@@ -418,7 +462,7 @@ comment on function api.list_definitions is
   'Definitions of a kind, newest first, at most _limit, after (_before_created_at, _before_id): with _q in their name (a silence''s reason), and '
   'active or not: enabled, or in force at this moment.';
 
-create function api.delete_definition(_org_id int, _kind text, _id uuid, _actor text)
+create function api.delete_definition(_org_id int, _kind text, _id uuid, _actor text, _request jsonb default null)
 returns boolean
 language plpgsql
 volatile
@@ -426,11 +470,9 @@ security definer
 set search_path = ''
 as $$
 declare
-  _deleted int;
+  _before jsonb := lib.find_definition(_org_id, _kind, _id);
   _name text;
 begin
-  perform set_config('obs.org_id', _org_id::text, true);
-  perform lib.check_kind(_kind);
   if _kind = 'alert_rule' then
     perform 1 from obs.alert_rule_state t where t.rule_id = _id and t.org_id = _org_id for update;
     if found then
@@ -453,9 +495,12 @@ begin
     from obs.notification n
     where n.channel_id = _id and n.org_id = _org_id and n.status = 'pending';
   end if;
-  execute format('delete from obs.%I d where d.id = $1 and d.org_id = $2', _kind) using _id, _org_id;
-  get diagnostics _deleted = row_count;
-  return _deleted > 0;
+  execute format('delete from obs.%I d where d.id = $1 and d.org_id = $2 returning to_jsonb(d)', _kind) into _before using _id, _org_id;
+  if _before is null then
+    return false;
+  end if;
+  perform lib.audit(_org_id, _actor, _request, _kind || '.delete', _kind, _id::text, lib.audited_definition(_kind, _before), null);
+  return true;
 end
 $$;
 comment on function api.delete_definition is

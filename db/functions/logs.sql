@@ -23,7 +23,7 @@ begin
     exit when _missing = 0;
 
     if _count is null then
-      select log_stream_count, log_stream_limit into _count, _limit from obs.org where id = _org_id for no key update;
+      select o.log_stream_count, lib.limit_of(o, 'log_streams') into _count, _limit from obs.org o where o.id = _org_id for no key update;
       if not found then
         raise exception 'there is no org %', _org_id using errcode = '23503';
       end if;
@@ -50,7 +50,7 @@ end
 $$;
 comment on function api.ensure_log_streams is
   'Ids of the log streams of an org that services and levels, arrays of one length, name, in their order. Makes those that are '
-  'missing. Raises PT422 (cardinality_limit) when that would pass the org''s log_stream_limit, 23503 when there is no such org; '
+  'missing. Raises PT422 (cardinality_limit) when that would pass the org''s limit of log streams, 23503 when there is no such org; '
   'then none is made.';
 
 create function api.reserve_log_ids(out first_id bigint, out last_id bigint)

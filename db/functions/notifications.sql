@@ -701,7 +701,7 @@ end
 $$;
 comment on function api.get_notification is 'A notification and what it says; no row where there is none.';
 
-create function api.resend_notification(_org_id int, _id uuid)
+create function api.resend_notification(_org_id int, _id uuid, _actor text, _request jsonb default null)
 returns json
 language plpgsql
 volatile
@@ -736,6 +736,9 @@ begin
   join obs.alert a on a.id = na.alert_id
   where na.notification_id = _id and na.status <> 'resolved' and m.alert_id = na.alert_id
     and m.group_id in (select g.id from obs.notification_group g where g.channel_id = _channel.id);
+  perform lib.audit(
+    _org_id, _actor, _request, 'notification.resend', 'notification', _id::text, null, jsonb_build_object('channel', _channel.name)
+  );
   perform queue.send(_org_id, _id, now());
   return lib.notification_fields(_notification);
 end
@@ -743,7 +746,7 @@ $$;
 comment on function api.resend_notification is
   'Has a dead notification delivered after all, with all the attempts of its channel, and out of the order of its group. PT409 unless it is dead; null where there is none.';
 
-create function api.test_channel(_org_id int, _id uuid, _actor text)
+create function api.test_channel(_org_id int, _id uuid, _actor text, _request jsonb default null)
 returns table (notification_id uuid, timeout_seconds float8)
 language plpgsql
 volatile
@@ -776,6 +779,9 @@ begin
     ),
     1, now(), now()
   );
+  perform lib.audit(
+    _org_id, _actor, _request, 'channel.test', 'channel', _id::text, null, jsonb_build_object('notification_id', _notification_id)
+  );
   perform queue.send(_org_id, _notification_id, now());
   return query select _notification_id, _channel.timeout_seconds;
 end
@@ -806,3 +812,28 @@ end
 $$;
 comment on function job.purge_notifications is
   'Deletes notifications that were settled 90 days ago, and silences that ended then; returns how many notifications. Groups in which nothing is any more go too.';
+
+create function job.list_channel_configs()
+returns table (id uuid, org_id int, type text, config jsonb)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select c.id, c.org_id, c.type, c.config from obs.channel c order by c.id
+$$;
+comment on function job.list_channel_configs is 'The configurations of all channels, their secrets as they are sealed.';
+
+create function job.replace_channel_config(_id uuid, _before jsonb, _after jsonb)
+returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+  update obs.channel c set config = _after where c.id = _id and c.config = _before;
+  return found;
+end
+$$;
+comment on function job.replace_channel_config is 'Replaces a channel''s configuration by the same, sealed anew; false where it is another by now.';

@@ -56,14 +56,53 @@ $$;
 comment on function lib.clip_start is
   '_start, or from when on the org keeps what it recorded: what is older is not shown, whether it is deleted yet or not.';
 
+create function lib.org_limits(_org obs.org)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  -- A setting that has come to lie above what the deployment allows says nothing.
+  select coalesce(
+    jsonb_object_agg(l.name, l.value) filter (where l.value::numeric <= coalesce(lib.max_limits(_org) ->> l.name, 'infinity')::numeric),
+    '{}'
+  )
+  from jsonb_each_text(coalesce(_org.settings -> 'limits', '{}')) as l (name, value)
+$$;
+comment on function lib.org_limits is 'The limits that an org''s admins set for it, each below what the deployment allows (lib.max_limits).';
+
+create function lib.max_limits(_org obs.org)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select _org.max_limits || jsonb_build_object('series', _org.series_limit, 'log_streams', _org.log_stream_limit, 'services', _org.service_limit)
+$$;
+comment on function lib.max_limits is
+  'What the deployment allows an org, as far as the database knows: where it says nothing of rates and concurrent queries, the environment of the API does.';
+
+create function lib.limit_of(_org obs.org, _name text)
+returns int
+language sql
+immutable
+set search_path = ''
+as $$
+  select least((_org.settings -> 'limits' ->> _name)::int, (lib.max_limits(_org) ->> _name)::int)
+$$;
+comment on function lib.limit_of is 'How many series, log_streams or services an org may have.';
+
 create function api.get_org(_org_id int)
 returns table (
   external_id text,
   retention_days int,
+  timezone text,
+  limits jsonb,
+  max_limits jsonb,
   series_count int,
-  series_limit int,
   log_stream_count int,
-  log_stream_limit int,
+  service_count int,
+  is_erasing boolean,
   created_at timestamptz
 )
 language plpgsql
@@ -74,30 +113,133 @@ as $$
 begin
   perform set_config('obs.org_id', _org_id::text, true);
   return query
-  select o.external_id, (extract(epoch from o.retention) / 86400)::int, o.series_count, o.series_limit, o.log_stream_count,
-    o.log_stream_limit, o.created_at
+  select o.external_id, (extract(epoch from o.retention) / 86400)::int, coalesce(o.settings ->> 'timezone', 'UTC'), lib.org_limits(o),
+    lib.max_limits(o), o.series_count, o.log_stream_count, (select count(*)::int from obs.service s where s.org_id = _org_id),
+    o.erasing_since is not null, o.created_at
   from obs.org o
   where o.id = _org_id;
 end
 $$;
-comment on function api.get_org is 'An org; retention_days is null where it has no retention of its own. No row where there is no such org.';
+comment on function api.get_org is
+  'An org; retention_days is null where it has no retention of its own, limits are lib.org_limits, max_limits lib.max_limits. No row where there is no such org.';
 
-create function api.set_org_retention(_org_id int, _days int)
-returns void
+create function api.open_org(_external_id text, _may_make boolean)
+returns table (id int, timezone text, limits jsonb, max_limits jsonb, is_erasing boolean)
 language plpgsql
 volatile
 security definer
 set search_path = ''
 as $$
 begin
-  perform set_config('obs.org_id', _org_id::text, true);
-  -- Deleted anew: with a longer retention before, late samples may have come for days that were deleted once.
-  update obs.org set retention = make_interval(days => _days), deleted_before = '-infinity' where id = _org_id;
+  if _may_make then
+    perform api.ensure_org(_external_id);
+  else
+    perform set_config('obs.org_external_id', _external_id, true);
+  end if;
+  return query
+  select o.id, coalesce(o.settings ->> 'timezone', 'UTC'), lib.org_limits(o), lib.max_limits(o), o.erasing_since is not null
+  from obs.org o
+  where o.external_id = _external_id;
 end
 $$;
-comment on function api.set_org_retention is
-  'Keeps what an org recorded for so many days (at least 1; null: as long as the tables'' own retention). What is older is not '
-  'shown from then on, and deleted from every table within the hour. 23514 for less than a day.';
+comment on function api.open_org is
+  'The org that a token names, as far as each of its requests has to know it; made at its first use, see api.ensure_org, where it may be. No row where there is none.';
+
+create function api.change_org(_org_id int, _changes jsonb, _actor text, _request jsonb default null)
+returns void
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  _before obs.org;
+  _after obs.org;
+  _limit record;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  select * into _before from obs.org o where o.id = _org_id for no key update;
+  if _changes ? 'timezone' and not exists (select from pg_catalog.pg_timezone_names z where z.name = _changes ->> 'timezone') then
+    raise exception 'expected the name of a time zone, such as Europe/Berlin' using errcode = 'PT400', hint = 'invalid_request', column = 'timezone';
+  end if;
+  for _limit in
+    select l.name, l.value::numeric as value, (_before.max_limits || lib.max_limits(_before) ->> l.name)::numeric as most
+    from jsonb_each_text(_changes -> 'limits') as l (name, value)
+  loop
+    if _limit.value > _limit.most then
+      raise exception 'must be at most %, which is what the deployment allows', _limit.most
+        using errcode = 'PT400', hint = 'invalid_request', column = 'limits.' || _limit.name;
+    end if;
+  end loop;
+  update obs.org o
+  set
+    settings = jsonb_strip_nulls(
+      o.settings || _changes - array['retention_days', 'limits']
+      || jsonb_build_object('limits', coalesce(o.settings -> 'limits', '{}') || coalesce(_changes -> 'limits', '{}'))
+    ),
+    retention = case when _changes ? 'retention_days' then make_interval(days => (_changes ->> 'retention_days')::int) else o.retention end,
+    -- Deleted anew: with a longer retention before, late samples may have come for days that were deleted once.
+    deleted_before = case when _changes ? 'retention_days' then '-infinity' else o.deleted_before end
+  where o.id = _org_id
+  returning o.* into _after;
+  perform lib.audit(_org_id, _actor, _request, 'org.update', 'org', _after.external_id, lib.audited_org(_before), lib.audited_org(_after));
+end
+$$;
+comment on function api.change_org is
+  'Changes the given ones of an org''s settings. retention_days (at least 1; null: as long as the tables'' own retention): what is older is not '
+  'shown from then on, and deleted from every table within the hour. timezone (null: UTC). limits: of those that are given, null goes back to what the deployment allows. Raises '
+  'PT400 for an unknown time zone and a limit above that; 23514 for a retention of less than a day.';
+
+create function lib.audited_org(_org obs.org)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select _org.settings || jsonb_build_object('retention_days', extract(epoch from _org.retention) / 86400)
+$$;
+comment on function lib.audited_org is 'What of an org its admins can change, as the audit log shows it.';
+
+create function api.export_org(_org_id int)
+returns jsonb
+language plpgsql
+stable
+security definer
+set search_path = ''
+as $$
+declare
+  _kind record;
+  _part jsonb;
+  _export jsonb;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  select jsonb_build_object(
+    'org_id', o.external_id, 'exported_at', lib.rfc3339(now()), 'settings', lib.audited_org(o),
+    'services', (select coalesce(jsonb_agg(lib.service_definition(s)::jsonb order by s.name), '[]') from obs.service s where s.org_id = _org_id),
+    'tokens', (select coalesce(jsonb_agg(lib.audited_token(t) order by t.created_at, t.id), '[]') from obs.api_token t where t.org_id = _org_id)
+  )
+  into _export
+  from obs.org o
+  where o.id = _org_id;
+  for _kind in
+    select k.name, k.field
+    from (values
+      ('alert_rule', 'alert_rules'), ('channel', 'channels'), ('silence', 'silences'), ('maintenance_window', 'maintenance_windows'),
+      ('escalation', 'escalations')
+    ) as k (name, field)
+  loop
+    execute format(
+      'select coalesce(jsonb_agg(lib.audited_definition(%1$L, to_jsonb(d)) order by d.created_at, d.id), ''[]'') from obs.%1$I d where d.org_id = $1',
+      _kind.name
+    ) into _part using _org_id;
+    _export := _export || jsonb_build_object(_kind.field, _part);
+  end loop;
+  return _export;
+end
+$$;
+comment on function api.export_org is
+  'Everything that an org has defined: settings, services, alert rules, channels, silences, maintenance windows, escalations and API tokens. Secrets of channels read ••••, '
+  'and of tokens there is none.';
 
 create function api.get_storage(_org_id int)
 returns table (
@@ -214,6 +356,61 @@ $$;
 comment on function lib.kept_tables is
   'The hypertables that hold what an org recorded, each by way of its series, services or log streams, for a retention of the org''s own.';
 
+create function lib.oldest_recorded()
+returns timestamptz
+language sql
+stable
+set search_path = ''
+as $$
+  select min(c.range_start)
+  from timescaledb_information.chunks c
+  where format('%I.%I', c.hypertable_schema, c.hypertable_name)::regclass in (select k.relation from lib.kept_tables() k)
+$$;
+comment on function lib.oldest_recorded is 'Where the oldest chunk of lib.kept_tables begins; null where there is none.';
+
+create function lib.org_parents(_org_id int)
+returns jsonb
+language sql
+stable
+set search_path = ''
+as $$
+  select jsonb_build_object(
+    'series', (select coalesce(jsonb_agg(s.id), '[]') from obs.series s where s.org_id = _org_id),
+    'service', (select coalesce(jsonb_agg(s.id), '[]') from obs.service s where s.org_id = _org_id),
+    'log_stream', (select coalesce(jsonb_agg(s.id), '[]') from obs.log_stream s where s.org_id = _org_id)
+  )
+$$;
+comment on function lib.org_parents is 'Ids by which rows of lib.kept_tables belong to an org, by table.';
+
+create function lib.delete_recorded(_parents jsonb, _until timestamptz)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _table record;
+  _count bigint;
+  _deleted jsonb := jsonb_build_object();
+begin
+  -- Samples in the columnstore have to be taken out of it to be deleted, by default 100,000 at the most.
+  if current_setting('timescaledb.license') = 'timescale' then
+    perform set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
+  end if;
+  for _table in select k.relation, k.parent, k.time_column, c.relname from lib.kept_tables() k join pg_catalog.pg_class c on c.oid = k.relation loop
+    execute format(
+      'delete from %s where %I = any (array(select jsonb_array_elements($1)::int)) and %I < $2', _table.relation, _table.parent || '_id', _table.time_column
+    ) using _parents -> _table.parent, _until;
+    get diagnostics _count = row_count;
+    if _count > 0 then
+      _deleted := _deleted || jsonb_build_object(_table.relname, _count);
+    end if;
+  end loop;
+  return _deleted;
+end
+$$;
+comment on function lib.delete_recorded is 'Deletes rows before _until of lib.kept_tables that belong to _parents (lib.org_parents); the number of rows by table.';
+
 create function job.delete_expired(_now timestamptz default now())
 returns bigint
 language plpgsql
@@ -225,9 +422,7 @@ declare
   _org record;
   _oldest timestamptz;
   _until timestamptz;
-  _table record;
-  _n bigint;
-  _deleted bigint := 0;
+  _deleted bigint;
 begin
   -- One org, and a week of it, so that no transaction is long. Not the org's row is the lock: making series wants that.
   select o.id, o.deleted_before, public.time_bucket(interval '1 day', _now - o.retention) as kept_from
@@ -241,23 +436,11 @@ begin
   if not found then
     return null;
   end if;
-  select min(c.range_start) into _oldest
-  from timescaledb_information.chunks c
-  where format('%I.%I', c.hypertable_schema, c.hypertable_name)::regclass in (select k.relation from lib.kept_tables() k);
+  _oldest := lib.oldest_recorded();
   _until := least(_org.kept_from, greatest(_org.deleted_before, _oldest) + interval '7 days');
 
-  -- Samples in the columnstore have to be taken out of it to be deleted, by default 100,000 at the most.
-  if current_setting('timescaledb.license') = 'timescale' then
-    perform set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
-  end if;
-  for _table in select * from lib.kept_tables() loop
-    execute format(
-      'delete from %s where %I = any (array(select id from obs.%I where org_id = $1)) and %I < $2',
-      _table.relation, _table.parent || '_id', _table.parent, _table.time_column
-    ) using _org.id, _until;
-    get diagnostics _n = row_count;
-    _deleted := _deleted + _n;
-  end loop;
+  select coalesce(sum(d.value::bigint), 0) into _deleted
+  from jsonb_each_text(lib.delete_recorded(lib.org_parents(_org.id), _until)) as d (name, value);
   update obs.org set deleted_before = coalesce(_until, _org.kept_from) where id = _org.id;
   return _deleted;
 end

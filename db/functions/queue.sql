@@ -149,6 +149,17 @@ as $$
 $$;
 comment on function queue.send is 'The job that delivers a notification that belongs to no group.';
 
+create function queue.erase(_run_at timestamptz)
+returns void
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  select queue.add_earliest('erase_orgs', json_build_object(), 'erase_orgs', _run_at)
+$$;
+comment on function queue.erase is 'The job that erases orgs whose time has come.';
+
 create function queue.heal_alerts(
   _evaluate_org_ids int[],
   _org_ids int[],

@@ -32,7 +32,7 @@ begin
     -- The org's row is the lock under which its series are made, so that the count is exact. Who waited for
     -- it looks again, with a new snapshot: the series may have come into being meanwhile.
     if _count is null then
-      select series_count, series_limit into _count, _limit from obs.org where id = _org_id for no key update;
+      select o.series_count, lib.limit_of(o, 'series') into _count, _limit from obs.org o where o.id = _org_id for no key update;
       if not found then
         raise exception 'there is no org %', _org_id using errcode = '23503';
       end if;
@@ -62,7 +62,7 @@ end
 $$;
 comment on function lib.ensure_series is
   'Ids of the series in _series, in its order: a JSON array of {name, service_name?, labels?}. Makes those that '
-  'are missing. Raises PT422 (cardinality_limit) when that would pass the org''s series_limit, 23503 when there is no such '
+  'are missing. Raises PT422 (cardinality_limit) when that would pass the org''s limit of series, 23503 when there is no such '
   'org; then none is made.';
 
 create function api.ensure_series(_org_id int, _series jsonb)

@@ -90,7 +90,7 @@ declare
   _series_ids int[];
 begin
   -- The org's row is the lock under which its services are made, so that the count is exact.
-  select service_limit into _limit from obs.org where id = _org_id for no key update;
+  select lib.limit_of(o, 'services') into _limit from obs.org o where o.id = _org_id for no key update;
   -- In one order everywhere: the services, by name, and then their states, by id.
   perform 1 from obs.service s where s.org_id = _org_id and s.name = any (_names) order by s.name for update;
   perform 1
@@ -123,7 +123,7 @@ end
 $$;
 comment on function lib.make_room is
   'Locks services by their names, to be put, and makes the series (probe_up, probe_duration_ms) of those that do not exist yet: their ids by name. '
-  'Raises PT422 when the org would pass its service_limit or its series_limit.';
+  'Raises PT422 when the org would pass its limit of services or of series.';
 
 create function lib.put_service(
   _org_id int,
@@ -133,6 +133,7 @@ create function lib.put_service(
   _path text,
   _run_at timestamptz,
   _actor text,
+  _request jsonb,
   out service_id int,
   out outcome text,
   out is_scheduled boolean
@@ -223,6 +224,12 @@ begin
   else
     outcome := 'unchanged';
   end if;
+  if outcome <> 'unchanged' then
+    perform lib.audit(
+      _org_id, _actor, _request, case outcome when 'created' then 'service.create' else 'service.update' end, 'service', _name,
+      lib.audited_service(_before), lib.audited_service(_service)
+    );
+  end if;
   service_id := _service.id;
 end
 $$;
@@ -276,6 +283,21 @@ as $$
   )
 $$;
 comment on function lib.service_definition is 'A service as it is registered, exported and imported.';
+
+create function lib.audited_service(_service obs.service)
+returns jsonb
+language sql
+immutable
+set search_path = ''
+as $$
+  select lib.service_definition(_service)::jsonb || jsonb_build_object(
+    'health_endpoint', regexp_replace(_service.health_endpoint, '\?.*$', '?***'),
+    'headers', (select coalesce(jsonb_object_agg(h.key, '***'), '{}') from jsonb_each(_service.headers) as h),
+    'request_body', case when _service.request_body is not null then '***' end
+  )
+  where _service.id is not null
+$$;
+comment on function lib.audited_service is 'A service as the audit log shows it, without what may hold secrets; null for none.';
 
 create function lib.is_stale(_service obs.service, _state obs.service_state, _now timestamptz)
 returns boolean
@@ -351,7 +373,7 @@ comment on function lib.uptime_percentage is
   'Share of the observed time that a service was up, in percent; null where nothing was observed. Time without probes (paused, no '
   'worker) is in neither.';
 
-create function lib.put_services(_org_id int, _definitions jsonb, _path text, _delay interval, _actor text)
+create function lib.put_services(_org_id int, _definitions jsonb, _path text, _delay interval, _actor text, _request jsonb)
 returns table (outcome text)
 language plpgsql
 volatile
@@ -369,7 +391,8 @@ begin
     select d.value, d.ordinality - 1 as n from jsonb_array_elements(_definitions) with ordinality as d
   loop
     _put := lib.put_service(
-      _org_id, _definition.value ->> 'service_name', _definition.value - 'service_name', _series, format(_path, _definition.n), _run_at, _actor
+      _org_id, _definition.value ->> 'service_name', _definition.value - 'service_name', _series, format(_path, _definition.n), _run_at, _actor,
+      _request
     );
     if _put.is_scheduled then
       _service_ids := _service_ids || _put.service_id;
@@ -386,7 +409,7 @@ comment on function lib.put_services is
   'lib.put_service for each of an array of definitions with their service_name, all or none; _path, with its number for %s, is where they '
   'stand in the request. The first that changed is probed after _delay, the others in turn.';
 
-create function api.put_service(_org_id int, _name text, _definition jsonb, _actor text)
+create function api.put_service(_org_id int, _name text, _definition jsonb, _actor text, _request jsonb default null)
 returns text
 language plpgsql
 volatile
@@ -404,7 +427,8 @@ begin
   return (
     select p.outcome
     from lib.put_services(
-      _org_id, jsonb_build_array(_definition || jsonb_build_object('service_name', _name)), '', make_interval(secs => 0.02 * _pending), _actor
+      _org_id, jsonb_build_array(_definition || jsonb_build_object('service_name', _name)), '', make_interval(secs => 0.02 * _pending), _actor,
+      _request
     ) p
   );
 end
@@ -417,7 +441,8 @@ create function api.patch_service(
   _changes jsonb,
   _is_paused boolean,
   _paused_until timestamptz,
-  _actor text
+  _actor text,
+  _request jsonb default null
 )
 returns boolean
 language plpgsql
@@ -435,12 +460,16 @@ begin
   if not found then
     return false;
   end if;
-  perform lib.put_services(_org_id, jsonb_build_array(_changes || jsonb_build_object('service_name', _name)), '', interval '0', _actor);
+  perform lib.put_services(_org_id, jsonb_build_array(_changes || jsonb_build_object('service_name', _name)), '', interval '0', _actor, _request);
   select * into _service from obs.service s where s.org_id = _org_id and s.name = _name;
   if _is_paused then
     perform lib.pause_service(_service, _paused_until, _actor, now());
+    perform lib.audit(
+      _org_id, _actor, _request, 'service.pause', 'service', _name, null, jsonb_build_object('paused_until', lib.rfc3339(_paused_until))
+    );
   elsif not _is_paused then
     perform lib.resume_service(_service, _actor, now());
+    perform lib.audit(_org_id, _actor, _request, 'service.resume', 'service', _name, null, null);
   end if;
   return true;
 end
@@ -462,7 +491,7 @@ end
 $$;
 comment on function api.has_service is 'Whether the org has a service of that name.';
 
-create function api.import_services(_org_id int, _definitions jsonb, _actor text)
+create function api.import_services(_org_id int, _definitions jsonb, _actor text, _request jsonb default null)
 returns table (created int, updated int, unchanged int)
 language plpgsql
 volatile
@@ -476,7 +505,7 @@ begin
     count(*) filter (where p.outcome = 'created')::int,
     count(*) filter (where p.outcome = 'updated')::int,
     count(*) filter (where p.outcome = 'unchanged')::int
-  from lib.put_services(_org_id, _definitions, 'services[%s].', interval '0', _actor) p;
+  from lib.put_services(_org_id, _definitions, 'services[%s].', interval '0', _actor, _request) p;
 end
 $$;
 comment on function api.import_services is
@@ -620,7 +649,7 @@ comment on function api.get_service is
   'is their length times (1 - target), and each second down is taken from it (Site Reliability Workbook, chapter 2, '
   'https://sre.google/workbook/implementing-slos/); negative once it is spent. No row where there is no such service.';
 
-create function api.delete_service(_org_id int, _name text, _actor text)
+create function api.delete_service(_org_id int, _name text, _actor text, _request jsonb default null)
 returns boolean
 language plpgsql
 volatile
@@ -639,6 +668,7 @@ begin
   perform 1 from obs.service_state t where t.service_id = _service.id for update;
   perform lib.resolve_alert(_service.org_id, lib.alert_of_service(_service), _actor, 'the service was deleted', now());
   delete from obs.service where id = _service.id;
+  perform lib.audit(_org_id, _actor, _request, 'service.delete', 'service', _name, lib.audited_service(_service), null);
   return true;
 end
 $$;
@@ -704,7 +734,7 @@ end
 $$;
 comment on function lib.resume_service is 'Ends a service''s pause, if it is paused: it is probed at once, and unknown until then.';
 
-create function api.request_check(_org_id int, _name text)
+create function api.request_check(_org_id int, _name text, _actor text, _request jsonb default null)
 returns table (requested_at timestamptz, timeout_seconds float8)
 language plpgsql
 volatile
@@ -722,6 +752,7 @@ begin
   if _service.kind = 'heartbeat' then
     raise exception 'the service calls in by itself, it cannot be probed' using errcode = 'PT409', hint = 'heartbeat_service';
   end if;
+  perform lib.audit(_org_id, _actor, _request, 'service.check', 'service', _name, null, null);
   perform queue.request_check(_service.id, _org_id);
   return query select now(), _service.timeout_seconds;
 end

@@ -34,6 +34,8 @@ export interface Writer<Rows> {
 }
 
 export interface CommitterOptions {
+  /** Rows of an org that were committed. */
+  onRecorded?: (orgId: number, rows: number) => void;
   /** Most that one flush takes, a single larger request apart. */
   flushLimit: number;
   /** Most that waits or is being written; a request past that is refused with 503. */
@@ -153,6 +155,7 @@ export function createCommitter<Rows>(
         throw error;
       });
       answer(batch, verdicts);
+      for (const { orgId, rows } of claimed(batch, verdicts)) options.onRecorded?.(orgId, writer.count(rows));
       return countRows(claimed(batch, verdicts));
     } catch (error) {
       if (batch.length === 1 || !isFaultOfOne(error)) {

@@ -1,8 +1,9 @@
 // Alert rules: conditions on metrics that a worker looks at again and again.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { AuthEnv } from '../auth.ts';
 import { invalid } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
+import { needs } from '../permissions.ts';
 import {
   check,
   endpoint,
@@ -260,7 +261,7 @@ export function alertRuleRoutes(dependencies: RouteDependencies) {
       method: 'post',
       path: '/alert-rules/test',
       tags,
-      security: [{ bearer: [] }],
+      security: needs('rules:read'),
       summary: 'Replay a rule over the past',
       description:
         'When it would have fired: it is evaluated as a worker would have, with the samples that are there now, each interval_seconds from ' +
@@ -273,7 +274,6 @@ export function alertRuleRoutes(dependencies: RouteDependencies) {
         [400, 401, 403, 413, 415, 503, 504],
       ),
     }),
-    permit('read'),
     async (c) => {
       refuseQuery(c);
       const { start_time, end_time, ...given } = check(
@@ -314,6 +314,7 @@ export function alertRuleRoutes(dependencies: RouteDependencies) {
       kind: 'alert_rule',
       path: '/alert-rules',
       tags,
+      area: 'rules',
       noun: 'alert rule',
       plural: 'alert rules',
       description:

@@ -1,10 +1,11 @@
 // Alerts: opened by clients and by the service itself, acknowledged and resolved by operators.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { AuthEnv } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
+import { needs } from '../permissions.ts';
 import {
   check,
   cursorSchema,
@@ -19,6 +20,7 @@ import {
   queryOf,
   readBody,
   refuseQuery,
+  requestOf,
   responses,
   text,
   timestampSchema,
@@ -146,7 +148,6 @@ const noteSchema = z
   .openapi('AlertNote');
 
 const tags = ['Alerts'];
-const security = [{ bearer: [] }];
 const idParams = z.object({ id: z.string().openapi({ format: 'uuid' }) });
 
 export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: number }) {
@@ -158,7 +159,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
       method: 'post',
       path: '/alerts',
       tags,
-      security,
+      security: needs('alerts:write'),
       summary: 'Open an alert',
       description:
         'While an alert with the same name, service_name and labels is open, that one is brought up to date instead (what is left out ' +
@@ -172,7 +173,6 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
         },
       },
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const alert = check(newAlertSchema, parseJson(c, await readBody(c, maxBodyBytes)));
@@ -193,7 +193,8 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
         select * from api.create_alert(
           ${c.var.principal.orgId}, ${alert.name}, ${alert.severity}, ${alert.description ?? null}, ${alert.service_name ?? null},
           ${JSON.stringify(alert.labels ?? {})}::text::jsonb, ${alert.metadata ? JSON.stringify(alert.metadata) : null}::text::jsonb,
-          ${rule ? JSON.stringify(rule) : null}::text::jsonb, ${c.var.principal.subject}
+          ${rule ? JSON.stringify(rule) : null}::text::jsonb, ${c.var.principal.subject},
+          ${requestOf(c)}::text::jsonb
         )`;
       return c.json(row!.alert, row!.is_new ? 201 : 200);
     },
@@ -205,7 +206,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
       method: 'get',
       path: '/alerts',
       tags,
-      security,
+      security: needs('alerts:read'),
       summary: 'List alerts, the newest first',
       request: { query: listQuerySchema },
       responses: responses(
@@ -215,7 +216,6 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
         [400, 401, 403, 503, 504],
       ),
     }),
-    permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
       const after = pageAfter(query.cursor);
@@ -246,12 +246,11 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
       method: 'get',
       path: '/alerts/{id}',
       tags,
-      security,
+      security: needs('alerts:read'),
       summary: 'An alert with its history',
       request: { params: idParams },
       responses: responses(200, 'The alert', alertDetailSchema, [400, 401, 403, 404, 503]),
     }),
-    permit('read'),
     async (c) => {
       refuseQuery(c);
       const [row] = isUuid(c.req.param('id') ?? '')
@@ -282,7 +281,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
         method: 'put',
         path: `/alerts/{id}/${verb}`,
         tags,
-        security,
+        security: needs('alerts:write'),
         summary: `${verb[0]!.toUpperCase()}${verb.slice(1)} an alert`,
         description,
         request: {
@@ -296,7 +295,6 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
           [400, 401, 403, 404, 409, 413, 415, 503],
         ),
       }),
-      permit('operate'),
       (c: Context<AuthEnv>) => transition(c, to),
     );
   }
@@ -307,7 +305,7 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
       method: 'post',
       path: '/alerts/{id}/notes',
       tags,
-      security,
+      security: needs('alerts:write'),
       summary: 'Add a note to an alert',
       description: 'To its history, whatever its status.',
       request: {
@@ -316,14 +314,15 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
       },
       responses: responses(201, 'The alert', alertSchema, [400, 401, 403, 404, 413, 415, 503]),
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const { note } = check(noteSchema, parseJson(c, await readBody(c, maxBodyBytes)));
       const id = c.req.param('id') ?? '';
       const [row] = isUuid(id)
         ? await sql<{ alert: z.infer<typeof alertSchema> | null }[]>`
-            select api.add_note(${c.var.principal.orgId}, ${id}::text::uuid, ${c.var.principal.subject}, ${note}) as alert`
+            select api.add_note(
+              ${c.var.principal.orgId}, ${id}::text::uuid, ${c.var.principal.subject}, ${note}, ${requestOf(c)}::text::jsonb
+            ) as alert`
         : [];
       if (!row?.alert) throw noAlert();
       return c.json(row.alert, 201);
@@ -338,7 +337,8 @@ export function alertRoutes({ sql, maxBodyBytes }: { sql: Sql; maxBodyBytes: num
     const [row] = isUuid(id)
       ? await sql<{ alert: z.infer<typeof alertSchema> | null }[]>`
           select api.change_alert(
-            ${c.var.principal.orgId}, ${id}::text::uuid, ${to}, ${c.var.principal.subject}, ${note ?? null}
+            ${c.var.principal.orgId}, ${id}::text::uuid, ${to}, ${c.var.principal.subject}, ${note ?? null},
+            ${requestOf(c)}::text::jsonb
           ) as alert`
       : [];
     if (!row?.alert) throw noAlert();

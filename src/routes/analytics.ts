@@ -1,10 +1,11 @@
 // What a metric has done, is likely to do, and what moves with it.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { AuthEnv } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
+import { needs } from '../permissions.ts';
 import {
   check,
   endpoint,
@@ -106,7 +107,6 @@ const correlationsSchema = z
   .openapi('MetricCorrelations');
 
 const tags = ['Metrics'];
-const security = [{ bearer: [] }];
 
 export function analyticsRoutes({ sql }: { sql: Sql }) {
   const router = new OpenAPIHono<AuthEnv>();
@@ -117,7 +117,7 @@ export function analyticsRoutes({ sql }: { sql: Sql }) {
       method: 'get',
       path: '/metrics/{name}/analytics',
       tags,
-      security,
+      security: needs('metrics:read'),
       summary: 'Statistics, trend, anomalies and forecast of a metric',
       description:
         'Matching series are taken together. Statistics are of the samples; trend, anomalies and forecast of the averages of at ' +
@@ -126,7 +126,6 @@ export function analyticsRoutes({ sql }: { sql: Sql }) {
       request: { params: parameters, query: z.object(selectionParameters) },
       responses: responses(200, 'The analysis', analyticsSchema, [400, 401, 403, 404, 503, 504]),
     }),
-    permit('read'),
     async (c) => {
       const name = nameOf(c);
       const { query, labels } = readQuery(c, analyticsQuerySchema);
@@ -146,7 +145,7 @@ export function analyticsRoutes({ sql }: { sql: Sql }) {
       method: 'get',
       path: '/metrics/{name}/correlations',
       tags,
-      security,
+      security: needs('metrics:read'),
       summary: 'Other series of the org that move with a metric',
       description:
         "Ranked by the absolute value of Pearson's coefficient between the averages of at most 150 buckets, at the lag where it " +
@@ -161,7 +160,6 @@ export function analyticsRoutes({ sql }: { sql: Sql }) {
       },
       responses: responses(200, 'The closest first', correlationsSchema, [400, 401, 403, 404, 503, 504]),
     }),
-    permit('read'),
     async (c) => {
       const name = nameOf(c);
       const { query, labels } = readQuery(c, correlationsQuerySchema);

@@ -2,11 +2,22 @@
 
 import net from 'node:net';
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { AuthEnv } from '../auth.ts';
 import { bareHost, type EgressPolicy, egressObstacle } from '../egress.ts';
 import { invalid, Problem } from '../errors.ts';
 import { limits } from '../ingest/metrics.ts';
-import { check, endpoint, isUuid, refuseQuery, responses, text, waitForWorker } from '../request.ts';
+import { needs } from '../permissions.ts';
+import {
+  check,
+  endpoint,
+  isUuid,
+  refuseQuery,
+  requestOf,
+  responses,
+  text,
+  waitForWorker,
+} from '../request.ts';
+import type { Sealer } from '../seal.ts';
 import { severities, severitySchema } from './alerts.ts';
 import { definitionRoutes, idParams, type RouteDependencies, type Row, switchSchema } from './definitions.ts';
 import { matchersSchema, showMatchers, shownMatchersSchema } from './expressions.ts';
@@ -191,10 +202,11 @@ export interface ChannelDependencies extends RouteDependencies {
   egress: EgressPolicy;
   /** Whether there is a mail server for channels that name none. */
   hasSmtp: boolean;
+  sealer: Sealer;
 }
 
 export function channelRoutes(dependencies: ChannelDependencies) {
-  const { sql, egress, hasSmtp } = dependencies;
+  const { sql, egress, hasSmtp, sealer } = dependencies;
   const router = new OpenAPIHono<AuthEnv>();
 
   // An address is known already to be out of reach; names are looked up when they are connected to.
@@ -257,6 +269,7 @@ export function channelRoutes(dependencies: ChannelDependencies) {
       kind: 'channel',
       path: '/channels',
       tags,
+      area: 'channels',
       noun: 'channel',
       plural: 'channels',
       description:
@@ -266,7 +279,7 @@ export function channelRoutes(dependencies: ChannelDependencies) {
       changesSchema,
       shownSchema: channelSchema,
       activeMeans: 'enabled or not',
-      toFields: (given, before: Row | null) => {
+      toFields: (given, before: Row | null, orgId) => {
         const { enabled, ...rest } = given;
         const type = (before?.type ?? (given as { type: ChannelType }).type) as ChannelType;
         const config =
@@ -280,7 +293,7 @@ export function channelRoutes(dependencies: ChannelDependencies) {
         if (config) checkConfig(config, type, before === null);
         return {
           ...rest,
-          ...(config ? { config: before ? config : withoutNulls(config) } : {}),
+          ...(config ? { config: sealer.seal(orgId, type, before ? config : withoutNulls(config)) } : {}),
           ...(enabled === undefined ? {} : { is_enabled: enabled }),
         };
       },
@@ -301,7 +314,7 @@ export function channelRoutes(dependencies: ChannelDependencies) {
       method: 'post',
       path: '/channels/{id}/test',
       tags,
-      security: [{ bearer: [] }],
+      security: needs('channels:write'),
       summary: 'Send a test to a channel',
       description:
         'A worker sends it, once, and the answer is how that went: its status is delivered or dead. 202 when no worker has done it within the ' +
@@ -315,14 +328,15 @@ export function channelRoutes(dependencies: ChannelDependencies) {
         },
       },
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const { orgId, subject } = c.var.principal;
       const id = c.req.param('id')!;
       const [test] = isUuid(id)
         ? await sql<{ notification_id: string; timeout_seconds: number }[]>`
-            select notification_id, timeout_seconds from api.test_channel(${orgId}, ${id}::text::uuid, ${subject})`
+            select notification_id, timeout_seconds from api.test_channel(
+              ${orgId}, ${id}::text::uuid, ${subject}, ${requestOf(c)}::text::jsonb
+            )`
         : [];
       if (!test) throw new Problem(404, 'not_found', 'There is no such channel.');
       const look = async () => {

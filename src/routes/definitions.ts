@@ -1,8 +1,10 @@
 // What alert rules, channels, silences, maintenance windows and escalations have in common: made, listed, read, changed, deleted.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { Context } from 'hono';
+import type { AuthEnv } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
+import { needs } from '../permissions.ts';
 import {
   check,
   cursorSchema,
@@ -14,6 +16,7 @@ import {
   queryOf,
   readBody,
   refuseQuery,
+  requestOf,
   responses,
   text,
   toCursor,
@@ -28,6 +31,8 @@ export interface Resource<New extends z.ZodType, Changes extends z.ZodType, Show
   /** Such as /alert-rules. */
   path: string;
   tags: string[];
+  /** Whose permissions it takes, area:read and area:write. */
+  area: 'rules' | 'channels' | 'silences';
   /** Such as "alert rule", and how it is called in the list of all. */
   noun: string;
   plural: string;
@@ -43,6 +48,7 @@ export interface Resource<New extends z.ZodType, Changes extends z.ZodType, Show
   toFields(
     given: z.output<New> | z.output<Changes>,
     before: Row | null,
+    orgId: number,
   ): Record<string, unknown> | Promise<Record<string, unknown>>;
   /** What of a row is shown; created_at and updated_at are as they are to be already. */
   toShown(row: Row): z.input<Shown>;
@@ -54,7 +60,6 @@ export interface RouteDependencies {
 }
 
 export const idParams = z.object({ id: z.string().openapi({ format: 'uuid' }) });
-const security = [{ bearer: [] }];
 
 const listQuerySchema = z.strictObject({
   q: text(255).optional(),
@@ -78,7 +83,7 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
   { sql, maxBodyBytes }: RouteDependencies,
   resource: Resource<New, Changes, Shown>,
 ): OpenAPIHono<AuthEnv> {
-  const { kind, path, tags, noun, plural, newSchema, changesSchema, shownSchema } = resource;
+  const { kind, path, tags, area, noun, plural, newSchema, changesSchema, shownSchema } = resource;
   const router = new OpenAPIHono<AuthEnv>();
   const name = plural.replace(/\s/g, '_');
   const listSchema = z.strictObject({ [name]: z.array(shownSchema), next_cursor: z.string().nullable() });
@@ -101,10 +106,11 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
     return row.definition;
   }
 
-  async function put(orgId: number, id: string | null, fields: object, subject: string): Promise<Row> {
+  async function put(c: Context<AuthEnv>, id: string | null, fields: object): Promise<Row> {
+    const { orgId, subject } = c.var.principal;
     const [row] = await sql<{ definition: Row | null }[]>`
       select api.put_definition(
-        ${orgId}, ${kind}, ${id}::text::uuid, ${JSON.stringify(fields)}::text::jsonb, ${subject}
+        ${orgId}, ${kind}, ${id}::text::uuid, ${JSON.stringify(fields)}::text::jsonb, ${subject}, ${requestOf(c)}::text::jsonb
       ) as definition`;
     if (!row!.definition) throw missing();
     return row!.definition;
@@ -116,18 +122,16 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
       method: 'post',
       path,
       tags,
-      security,
+      security: needs(`${area}:write`),
       summary: `Make ${a} ${noun}`,
       ...(resource.description ? { description: resource.description } : {}),
       request: { body: { required: true, content: { 'application/json': { schema: newSchema } } } },
       responses: responses(201, `The ${noun}`, shownSchema, [400, 401, 403, 409, 413, 415, 422, 503]),
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const given = check(newSchema, parseJson(c, await readBody(c, maxBodyBytes)));
-      const { orgId, subject } = c.var.principal;
-      const row = await put(orgId, null, await resource.toFields(given, null), subject);
+      const row = await put(c, null, await resource.toFields(given, null, c.var.principal.orgId));
       return c.json(show(row), 201);
     },
   );
@@ -138,13 +142,12 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
       method: 'get',
       path,
       tags,
-      security,
+      security: needs(`${area}:read`),
       summary: `List ${plural}, the newest first`,
       description: `\`q\` is part of the ${kind === 'silence' ? 'reason' : 'name'} in any case; \`active\`: ${resource.activeMeans}.`,
       request: { query: listQuerySchema },
       responses: responses(200, `The ${plural}`, listSchema, [400, 401, 403, 503]),
     }),
-    permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
       const after = pageAfter(query.cursor);
@@ -168,12 +171,11 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
       method: 'get',
       path: `${path}/{id}`,
       tags,
-      security,
+      security: needs(`${area}:read`),
       summary: `${a === 'an' ? 'An' : 'A'} ${noun}`,
       request: { params: idParams },
       responses: responses(200, `The ${noun}`, shownSchema, [400, 401, 403, 404, 503]),
     }),
-    permit('read'),
     async (c) => {
       refuseQuery(c);
       return c.json(show(await find(c.var.principal.orgId, c.req.param('id')!)));
@@ -186,7 +188,7 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
       method: 'patch',
       path: `${path}/{id}`,
       tags,
-      security,
+      security: needs(`${area}:write`),
       summary: `Change ${a} ${noun}`,
       description: 'Fields that are left out stay as they are.',
       request: {
@@ -200,13 +202,12 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
         [400, 401, 403, 404, 409, 413, 415, 503],
       ),
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const given = check(changesSchema, parseJson(c, await readBody(c, maxBodyBytes)));
-      const { orgId, subject } = c.var.principal;
+      const { orgId } = c.var.principal;
       const before = await find(orgId, c.req.param('id')!);
-      const row = await put(orgId, before.id, await resource.toFields(given, before), subject);
+      const row = await put(c, before.id, await resource.toFields(given, before, orgId));
       return c.json(show(row));
     },
   );
@@ -217,19 +218,20 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
       method: 'delete',
       path: `${path}/{id}`,
       tags,
-      security,
+      security: needs(`${area}:write`),
       summary: `Delete ${a} ${noun}`,
       request: { params: idParams },
       responses: responses(204, 'It is gone', null, [400, 401, 403, 404, 409, 503]),
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const id = c.req.param('id')!;
       const { orgId, subject } = c.var.principal;
       const [row] = isUuid(id)
         ? await sql<{ deleted: boolean }[]>`
-            select api.delete_definition(${orgId}, ${kind}, ${id}::text::uuid, ${subject}) as deleted`
+            select api.delete_definition(
+              ${orgId}, ${kind}, ${id}::text::uuid, ${subject}, ${requestOf(c)}::text::jsonb
+            ) as deleted`
         : [];
       if (!row?.deleted) throw missing();
       return c.body(null, 204);

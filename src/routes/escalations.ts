@@ -1,6 +1,7 @@
 // Escalations: what happens when nobody acknowledges an alert.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { AuthEnv } from '../auth.ts';
+import { needs } from '../permissions.ts';
 import { endpoint, refuseQuery, responses, text } from '../request.ts';
 import { severities, severitySchema } from './alerts.ts';
 import { definitionRoutes, type RouteDependencies, switchSchema } from './definitions.ts';
@@ -78,7 +79,7 @@ export function escalationRoutes(dependencies: RouteDependencies) {
       method: 'get',
       path: '/escalations/default',
       tags,
-      security: [{ bearer: [] }],
+      security: needs('channels:read'),
       summary: 'What alerts follow where the org has made no escalation',
       responses: responses(
         200,
@@ -87,7 +88,6 @@ export function escalationRoutes(dependencies: RouteDependencies) {
         [400, 401, 403, 503],
       ),
     }),
-    permit('read'),
     async (c) => {
       refuseQuery(c);
       const rows = await dependencies.sql<z.infer<typeof defaultSchema>['default_escalations']>`
@@ -104,6 +104,7 @@ export function escalationRoutes(dependencies: RouteDependencies) {
       kind: 'escalation',
       path: '/escalations',
       tags,
+      area: 'channels',
       noun: 'escalation',
       plural: 'escalations',
       description:

@@ -3,7 +3,7 @@ import type { HttpBindings } from '@hono/node-server';
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import type { Logger } from 'pino';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { AuthEnv } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { invalid, Problem } from '../errors.ts';
 import type { Committer } from '../ingest/commit.ts';
@@ -11,6 +11,7 @@ import type { IdCache, LogStreamIdentity } from '../ingest/ids.ts';
 import type { Lines } from '../ingest/lines.ts';
 import { levelMessage, levelOf, logLevels, logLimits, parseExactly, readLogs } from '../ingest/logs.ts';
 import type { TimeBounds } from '../ingest/metrics.ts';
+import { needs } from '../permissions.ts';
 import {
   badCursor,
   batchItems,
@@ -226,7 +227,6 @@ export interface LogsDependencies {
 }
 
 const tags = ['Logs'];
-const security = [{ bearer: [] }];
 const searchSeconds = 5;
 const maxExportPage = 5000;
 const exportPageBytes = 2 * 1024 ** 2;
@@ -243,7 +243,7 @@ export function logRoutes(dependencies: LogsDependencies) {
       method: 'post',
       path: '/logs',
       tags,
-      security,
+      security: needs('logs:write'),
       summary: 'Record a log line, or up to 1000, all or none',
       description:
         'Answered after all lines are committed. The same Idempotency-Key within a day records them once. NUL, lone surrogates and bytes ' +
@@ -257,7 +257,6 @@ export function logRoutes(dependencies: LogsDependencies) {
       },
       responses: responses(201, 'Recorded', recordedSchema, [400, 401, 403, 413, 415, 422, 503]),
     }),
-    permit('ingest'),
     async (c) => {
       const bytes = await readBody(c, maxBodyBytes);
       const key = readIdempotencyKey(c, bytes);
@@ -448,7 +447,7 @@ export function logRoutes(dependencies: LogsDependencies) {
       method: 'get',
       path: '/logs',
       tags,
-      security,
+      security: needs('logs:read'),
       summary: 'Search the lines of all services',
       description: searchDescription,
       request: {
@@ -456,7 +455,6 @@ export function logRoutes(dependencies: LogsDependencies) {
       },
       responses: { ...problems, ...found },
     }),
-    permit('read'),
     (c) => search(c),
   );
   const serviceParameter = z.object({
@@ -468,13 +466,12 @@ export function logRoutes(dependencies: LogsDependencies) {
       method: 'get',
       path: '/logs/{service}',
       tags,
-      security,
+      security: needs('logs:read'),
       summary: 'Search the lines of a service',
       description: searchDescription,
       request: { params: serviceParameter, query: z.object({ ...searchFields, ...metaParameter }) },
       responses: { ...problems, ...found },
     }),
-    permit('read'),
     (c) => search(c, { service: serviceOf(c) }),
   );
 
@@ -484,7 +481,7 @@ export function logRoutes(dependencies: LogsDependencies) {
       method: 'get',
       path: '/logs/{service}/stream',
       tags,
-      security,
+      security: needs('logs:read'),
       summary: 'Follow the lines of a service as they arrive (server-sent events)',
       description:
         'An event "log" for each line, its data the line as a search answers it. A reconnect with Last-Event-ID goes on where it was, up to ten ' +
@@ -502,7 +499,6 @@ export function logRoutes(dependencies: LogsDependencies) {
         },
       },
     }),
-    permit('read'),
     async (c) => {
       const [given, metadata] = readFilter(c);
       const filter = filterOf({ ...check(tailSchema, given, 'query'), service_name: serviceOf(c) }, metadata);
@@ -532,7 +528,7 @@ export function logRoutes(dependencies: LogsDependencies) {
       method: 'get',
       path: '/logs/{service}/histogram',
       tags,
-      security,
+      security: needs('logs:read'),
       summary: 'Count the lines of a service by level over time',
       description:
         'The last 24 hours by default, in some 60 buckets. Counted by the minute: one that either end of the range cuts is counted in full. ' +
@@ -545,7 +541,6 @@ export function logRoutes(dependencies: LogsDependencies) {
         [400, 401, 403, 503, 504],
       ),
     }),
-    permit('read'),
     async (c) => {
       const service = serviceOf(c);
       const query = check(histogramSchema, queryOf(c), 'query');
@@ -578,13 +573,12 @@ export function logRoutes(dependencies: LogsDependencies) {
       method: 'get',
       path: '/logs/{service}/patterns',
       tags,
-      security,
+      security: needs('logs:read'),
       summary: 'The most frequent shapes of the messages of a service',
       description: 'Ids and numbers are folded: <uuid>, <hex>, <num>. Of the last 24 hours by default.',
       request: { params: serviceParameter, query: patternsSchema.extend(metaParameter) },
       responses: responses(200, 'The most frequent first', patternsAnswerSchema, [400, 401, 403, 503, 504]),
     }),
-    permit('read'),
     async (c) => {
       const service = serviceOf(c);
       const [given, metadata] = readFilter(c);
@@ -618,12 +612,11 @@ export function logRoutes(dependencies: LogsDependencies) {
       method: 'get',
       path: '/logs/{service}/{id}/context',
       tags,
-      security,
+      security: needs('logs:read'),
       summary: 'A line with those of its service right before and after it',
       request: { params: serviceParameter.extend({ id: z.string() }), query: contextSchema },
       responses: responses(200, 'In order of time', contextAnswerSchema, [400, 401, 403, 404, 503, 504]),
     }),
-    permit('read'),
     async (c) => {
       const { before, after } = check(contextSchema, queryOf(c), 'query');
       const id = /^(\d{1,16})-(\d{1,16})$/.exec(c.req.param('id')!);

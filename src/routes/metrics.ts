@@ -1,12 +1,13 @@
 // Metrics: recording samples and querying them.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { AuthEnv } from '../auth.ts';
 import { arrayLiteral, type Sql } from '../db.ts';
 import type { Committer } from '../ingest/commit.ts';
 import type { IdCache, SeriesIdentity } from '../ingest/ids.ts';
 import { labelProblems, limits, readMetrics, type TimeBounds, valueProblem } from '../ingest/metrics.ts';
 import type { Samples } from '../ingest/samples.ts';
+import { needs } from '../permissions.ts';
 import {
   batchItems,
   check,
@@ -97,7 +98,9 @@ export const metricsQuerySchema = z
     service_name: text(limits.serviceNameLength).optional(),
     group_by: z.array(text(limits.labelNameLength)).max(16).optional(),
     fill: z.enum(['none', 'null', 'zero', 'previous', 'linear']).default('none'),
-    timezone: timeZoneSchema.default('UTC'),
+    timezone: timeZoneSchema
+      .optional()
+      .openapi({ description: "The org's by default, which is UTC unless it has another" }),
     limit: z.number().int().min(1).max(10_000).default(1000),
     format: z.enum(['points', 'columns']).default('points'),
   })
@@ -161,7 +164,6 @@ export interface MetricsDependencies {
 }
 
 const tags = ['Metrics'];
-const security = [{ bearer: [] }];
 
 export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes }: MetricsDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
@@ -183,7 +185,7 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       method: 'post',
       path: '/metrics',
       tags,
-      security,
+      security: needs('metrics:write'),
       summary: 'Record one sample',
       description:
         'Answered after the sample is committed. The same Idempotency-Key within a day records it once.',
@@ -193,7 +195,6 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       },
       responses: responses(201, 'Recorded', recordedSchema, [400, 401, 403, 413, 415, 422, 503]),
     }),
-    permit('ingest'),
     (c) => record(c, (body) => [[body], () => '']),
   );
 
@@ -203,7 +204,7 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       method: 'post',
       path: '/metrics/batch',
       tags,
-      security,
+      security: needs('metrics:write'),
       summary: 'Record up to 1000 samples, all or none',
       description:
         'Answered after all samples are committed. The same Idempotency-Key within a day records them once.',
@@ -213,7 +214,6 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       },
       responses: responses(201, 'Recorded', recordedSchema, [400, 401, 403, 413, 415, 422, 503]),
     }),
-    permit('ingest'),
     (c) => record(c, (body) => [batchItems(body, 'metrics', limits.batch), (i) => `metrics[${i}]`]),
   );
 
@@ -223,7 +223,7 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       method: 'get',
       path: '/metrics',
       tags,
-      security,
+      security: needs('metrics:read'),
       summary: 'List metric names',
       request: { query: listQuerySchema },
       responses: responses(
@@ -233,7 +233,6 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
         [400, 401, 403, 503, 504],
       ),
     }),
-    permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
       const rows = await sql<
@@ -261,7 +260,7 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
       method: 'post',
       path: '/metrics/query',
       tags,
-      security,
+      security: needs('metrics:read'),
       summary: 'Aggregate the samples of a metric over a range',
       description:
         'Samples of [start_time, end_time) in buckets of time_window, or in one bucket over the range without it. ' +
@@ -275,7 +274,6 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
         [400, 401, 403, 413, 415, 503, 504],
       ),
     }),
-    permit('read'),
     async (c) => {
       const query = check(metricsQuerySchema, parseJson(c, await readBody(c, maxBodyBytes)));
       const [row] = await sql<{ answer: string }[]>`
@@ -283,7 +281,7 @@ export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes 
           ${c.var.principal.orgId}, ${query.metric_name}, ${query.start_time}::text::timestamptz, ${query.end_time}::text::timestamptz,
           ${query.aggregation}, ${query.time_window ?? null}, ${query.service_name ?? null},
           ${JSON.stringify(query.labels ?? {})}::text::jsonb, ${arrayLiteral(query.group_by ?? [])}::text::text[],
-          ${query.fill}, ${query.timezone}, ${query.limit}, ${query.format}
+          ${query.fill}, ${query.timezone ?? c.var.principal.timezone}, ${query.limit}, ${query.format}
         ) as answer`;
       return c.body(row!.answer, 200, { 'Content-Type': 'application/json' });
     },

@@ -1,8 +1,9 @@
 // The ledger of notifications: what channels were told, and each attempt to tell them.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { AuthEnv } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { Problem } from '../errors.ts';
+import { needs } from '../permissions.ts';
 import {
   check,
   cursorSchema,
@@ -12,6 +13,7 @@ import {
   pageLimitSchema,
   queryOf,
   refuseQuery,
+  requestOf,
   responses,
   toCursor,
 } from '../request.ts';
@@ -73,7 +75,6 @@ const listQuerySchema = z.strictObject({
 });
 
 const tags = ['Notifications'];
-const security = [{ bearer: [] }];
 
 export function notificationRoutes({ sql }: { sql: Sql }) {
   const router = new OpenAPIHono<AuthEnv>();
@@ -85,13 +86,12 @@ export function notificationRoutes({ sql }: { sql: Sql }) {
       method: 'get',
       path: '/notifications',
       tags,
-      security,
+      security: needs('notifications:read'),
       summary: 'List notifications, the newest first',
       description: 'Each with its attempts. Dead letters are those of status dead. They are kept 90 days.',
       request: { query: listQuerySchema },
       responses: responses(200, 'Notifications', listSchema, [400, 401, 403, 503]),
     }),
-    permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
       const after = pageAfter(query.cursor);
@@ -114,12 +114,11 @@ export function notificationRoutes({ sql }: { sql: Sql }) {
       method: 'get',
       path: '/notifications/{id}',
       tags,
-      security,
+      security: needs('notifications:read'),
       summary: 'A notification and what it says',
       request: { params: idParams },
       responses: responses(200, 'The notification', detailSchema, [400, 401, 403, 404, 503]),
     }),
-    permit('read'),
     async (c) => {
       refuseQuery(c);
       const id = c.req.param('id')!;
@@ -138,7 +137,7 @@ export function notificationRoutes({ sql }: { sql: Sql }) {
       method: 'post',
       path: '/notifications/{id}/resend',
       tags,
-      security,
+      security: needs('notifications:write'),
       summary: 'Send a dead notification after all',
       description:
         'With the same Idempotency-Key, and all the attempts of its channel. 409 unless it is dead.',
@@ -150,13 +149,14 @@ export function notificationRoutes({ sql }: { sql: Sql }) {
         [400, 401, 403, 404, 409, 503],
       ),
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const id = c.req.param('id')!;
       const [row] = isUuid(id)
         ? await sql<{ notification: z.infer<typeof notificationSchema> | null }[]>`
-            select api.resend_notification(${c.var.principal.orgId}, ${id}::text::uuid) as notification`
+            select api.resend_notification(
+              ${c.var.principal.orgId}, ${id}::text::uuid, ${c.var.principal.subject}, ${requestOf(c)}::text::jsonb
+            ) as notification`
         : [];
       if (!row?.notification) throw missing();
       return c.json(row.notification);

@@ -2,10 +2,12 @@
 import net from 'node:net';
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import { type AuthEnv, permit } from '../auth.ts';
+import type { AuthEnv } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { bareHost, type EgressPolicy, egressObstacle } from '../egress.ts';
 import { invalid, Problem } from '../errors.ts';
+import type { HotAnswers } from '../hot_answers.ts';
+import { needs } from '../permissions.ts';
 import {
   badCursor,
   check,
@@ -18,6 +20,7 @@ import {
   queryOf,
   readBody,
   refuseQuery,
+  requestOf,
   responses,
   text,
   timestampSchema,
@@ -264,17 +267,17 @@ export interface ServicesDependencies {
   sql: Sql;
   maxBodyBytes: number;
   egress: EgressPolicy;
+  hotAnswers: HotAnswers;
 }
 
 const tags = ['Services'];
-const security = [{ bearer: [] }];
 const nameParams = z.object({ name: z.string() });
 /** Checks that an org may wait for at once, since each goes on asking the database whether it is done. */
 const maxChecks = 20;
 /** Of an instant (sessions are in UTC), to the microsecond. */
 const cursorFormat = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"';
 
-export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencies) {
+export function serviceRoutes({ sql, maxBodyBytes, egress, hotAnswers }: ServicesDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
   const checks = new Map<number, number>();
 
@@ -302,7 +305,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'post',
       path: '/services/register',
       tags,
-      security,
+      security: needs('services:write'),
       summary: 'Register a service, or change the one of that name',
       description:
         'Fields that are left out keep their value, and have their default in a new service: a service may register itself at each ' +
@@ -316,7 +319,6 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
         },
       },
     }),
-    permit('operate'),
     async (c) => {
       const { service_name, ...definition } = check(
         registrationSchema,
@@ -325,7 +327,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       checkEgress(definition.health_endpoint, 'health_endpoint');
       const { orgId, subject } = c.var.principal;
       const [row] = await sql<{ outcome: string }[]>`
-        select api.put_service(${orgId}, ${service_name}, ${JSON.stringify(definition)}::text::jsonb, ${subject}) as outcome`;
+        select api.put_service(${orgId}, ${service_name}, ${JSON.stringify(definition)}::text::jsonb, ${subject}, ${requestOf(c)}::text::jsonb) as outcome`;
       return c.json(await answer(c, service_name), row!.outcome === 'created' ? 201 : 200);
     },
   );
@@ -336,12 +338,11 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'get',
       path: '/services',
       tags,
-      security,
+      security: needs('services:read'),
       summary: 'List services by name',
       request: { query: listQuerySchema },
       responses: responses(200, 'Services', serviceListSchema, [400, 401, 403, 503]),
     }),
-    permit('read'),
     async (c) => {
       const query = check(listQuerySchema, queryOf(c), 'query');
       const rows = await sql<(ServiceRow & { name: string })[]>`
@@ -363,7 +364,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'get',
       path: '/services/export',
       tags,
-      security,
+      security: needs('services:write'),
       summary: 'All definitions, as /services/import takes them',
       responses: responses(
         200,
@@ -372,7 +373,6 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
         [400, 401, 403, 503],
       ),
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const [row] = await sql<{ services: z.infer<typeof exportSchema>['services'] }[]>`
@@ -387,20 +387,20 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'post',
       path: '/services/import',
       tags,
-      security,
+      security: needs('services:write'),
       summary: 'Register many services, all or none',
       description: 'As /services/register for each. Services that are not named stay as they are.',
       request: { body: { required: true, content: { 'application/json': { schema: importSchema } } } },
       responses: responses(200, 'How many', importedSchema, [400, 401, 403, 413, 415, 422, 503]),
     }),
-    permit('operate'),
     async (c) => {
       const { services } = check(importSchema, parseJson(c, await readBody(c, maxBodyBytes)));
       for (const [i, { health_endpoint }] of services.entries())
         checkEgress(health_endpoint, `services[${i}].health_endpoint`);
       const [row] = await sql<z.infer<typeof importedSchema>[]>`
         select * from api.import_services(
-          ${c.var.principal.orgId}, ${JSON.stringify(services)}::text::jsonb, ${c.var.principal.subject}
+          ${c.var.principal.orgId}, ${JSON.stringify(services)}::text::jsonb, ${c.var.principal.subject},
+          ${requestOf(c)}::text::jsonb
         )`;
       return c.json(row!);
     },
@@ -412,12 +412,11 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'get',
       path: '/services/{name}',
       tags,
-      security,
+      security: needs('services:read'),
       summary: 'A service: definition, state, dependencies, uptime, SLA',
       request: { params: nameParams },
       responses: responses(200, 'The service', serviceDetailSchema, [400, 401, 403, 404, 503]),
     }),
-    permit('read'),
     async (c) => {
       refuseQuery(c);
       return c.json(await answer(c, nameOf(c)));
@@ -430,7 +429,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'patch',
       path: '/services/{name}',
       tags,
-      security,
+      security: needs('services:write'),
       summary: 'Change, pause or resume a service',
       request: {
         params: nameParams,
@@ -438,7 +437,6 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       },
       responses: responses(200, 'The service', serviceDetailSchema, [400, 401, 403, 404, 413, 415, 503]),
     }),
-    permit('operate'),
     async (c) => {
       const { paused, paused_until, ...changes } = check(
         patchSchema,
@@ -450,7 +448,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       const [row] = await sql<{ is_found: boolean }[]>`
         select api.patch_service(
           ${orgId}, ${name}, ${JSON.stringify(changes)}::text::jsonb, ${paused ?? null}, ${paused_until ?? null}::text::timestamptz,
-          ${subject}
+          ${subject}, ${requestOf(c)}::text::jsonb
         ) as is_found`;
       if (!row!.is_found) throw noService(name);
       return c.json(await answer(c, name));
@@ -463,18 +461,19 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'delete',
       path: '/services/{name}',
       tags,
-      security,
+      security: needs('services:write'),
       summary: 'Delete a service',
       description: 'Its open alert is resolved. Its metrics stay.',
       request: { params: nameParams },
       responses: responses(204, 'Deleted', null, [400, 401, 403, 404, 503]),
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const name = nameOf(c);
       const [row] = await sql<{ is_found: boolean }[]>`
-        select api.delete_service(${c.var.principal.orgId}, ${name}, ${c.var.principal.subject}) as is_found`;
+        select api.delete_service(
+          ${c.var.principal.orgId}, ${name}, ${c.var.principal.subject}, ${requestOf(c)}::text::jsonb
+        ) as is_found`;
       if (!row!.is_found) throw noService(name);
       return c.body(null, 204);
     },
@@ -486,7 +485,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'post',
       path: '/services/{name}/check',
       tags,
-      security,
+      security: needs('services:write'),
       summary: 'Probe a service now',
       description:
         'A worker probes it and the answer is what it found. It counts for the status, and its thresholds, as any probe; uptime is of the ' +
@@ -500,7 +499,6 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
         },
       },
     }),
-    permit('operate'),
     async (c) => {
       refuseQuery(c);
       const name = nameOf(c);
@@ -524,7 +522,9 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
 
   async function checkNow(c: Context<AuthEnv>, orgId: number, name: string) {
     const [requested] = await sql<{ requested_at: string; timeout_seconds: number }[]>`
-      select requested_at::text, timeout_seconds from api.request_check(${orgId}, ${name})`;
+      select requested_at::text, timeout_seconds from api.request_check(
+        ${orgId}, ${name}, ${c.var.principal.subject}, ${requestOf(c)}::text::jsonb
+      )`;
     if (!requested) throw noService(name);
     const row = await waitForWorker(c, requested.timeout_seconds, async () => {
       const [found] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
@@ -548,13 +548,12 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'get',
       path: '/services/{name}/results',
       tags,
-      security,
+      security: needs('services:read'),
       summary: 'What the probes of a service found, the newest first',
       description: 'Of [start_time, end_time); without start_time as far back as results are kept.',
       request: { params: nameParams, query: rangeQuerySchema },
       responses: responses(200, 'Results', resultListSchema, [400, 401, 403, 404, 503, 504]),
     }),
-    permit('read'),
     async (c) => {
       const [name, start, end, limit] = await range(c);
       const rows = await sql<ResultRow[]>`
@@ -575,14 +574,13 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'get',
       path: '/services/{name}/events',
       tags,
-      security,
+      security: needs('services:read'),
       summary: 'The changes of a service, the newest first',
       description:
         'Each change of its status, pauses, and when it began and ceased to flap, of [start_time, end_time).',
       request: { params: nameParams, query: rangeQuerySchema },
       responses: responses(200, 'Events', eventListSchema, [400, 401, 403, 404, 503, 504]),
     }),
-    permit('read'),
     async (c) => {
       const [name, start, end, limit] = await range(c);
       const rows = await sql<
@@ -606,17 +604,22 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'get',
       path: '/health/services',
       tags,
-      security,
+      security: needs('services:read'),
       summary: 'How every service is, with the last 24 hours',
+      description: 'Kept for two seconds (CACHE_MS); what the org itself changes is in the next answer.',
       request: { query: healthQuerySchema },
-      responses: responses(200, 'Services by name', healthSchema, [400, 401, 403, 503, 504]),
+      responses: {
+        ...responses(200, 'Services by name', healthSchema, [400, 401, 403, 503, 504]),
+        304: { description: 'As the client has it: If-None-Match names its ETag' },
+      },
     }),
-    permit('read'),
     async (c) => {
       const { history } = check(healthQuerySchema, queryOf(c), 'query');
-      const [row] = await sql<{ answer: string }[]>`
-        select api.get_services_health(${c.var.principal.orgId}, ${history}) as answer`;
-      return c.body(row!.answer, 200, { 'Content-Type': 'application/json' });
+      return hotAnswers.respond(c, `health/services?history=${history}`, async () => {
+        const [row] = await sql<{ answer: string }[]>`
+          select api.get_services_health(${c.var.principal.orgId}, ${history}) as answer`;
+        return row!.answer;
+      });
     },
   );
 
@@ -626,7 +629,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       method: 'post',
       path: '/heartbeat/{name}',
       tags,
-      security,
+      security: needs('heartbeats:write'),
       summary: 'A heartbeat service calls in',
       description:
         'Without a body it is healthy. It is down when no heartbeat has come for check_interval_seconds and timeout_seconds together.',
@@ -636,7 +639,6 @@ export function serviceRoutes({ sql, maxBodyBytes, egress }: ServicesDependencie
       },
       responses: responses(201, 'Heard', heardSchema, [400, 401, 403, 404, 409, 413, 415, 503]),
     }),
-    permit('ingest'),
     async (c) => {
       const body = await readBody(c, maxBodyBytes);
       const { status = 'healthy', message } = check(
@@ -689,7 +691,7 @@ function pageOf<Row extends { cursor: string }>(rows: Row[], limit: number): [Ro
 
 /** A service as the caller may see it: what may hold secrets is for those who could change it. */
 function shown(c: Context<AuthEnv>, { definition, state }: ServiceRow): z.infer<typeof serviceSchema> {
-  if (c.var.principal.permissions.has('operate')) return { ...definition, ...state };
+  if (c.var.principal.permissions.has('services:write')) return { ...definition, ...state };
   return {
     ...definition,
     ...state,

@@ -111,6 +111,7 @@ export function silenceRoutes(dependencies: RouteDependencies) {
       kind: 'silence',
       path: '/silences',
       tags: ['Silences'],
+      area: 'silences',
       noun: 'silence',
       plural: 'silences',
       description:
@@ -137,6 +138,7 @@ export function silenceRoutes(dependencies: RouteDependencies) {
       kind: 'maintenance_window',
       path: '/maintenance-windows',
       tags: ['Silences'],
+      area: 'silences',
       noun: 'maintenance window',
       plural: 'maintenance windows',
       description:

@@ -6,11 +6,21 @@ import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { createSealer } from '../../src/seal.ts';
 import { type Call, type TestApi, useApi } from '../support/api.ts';
 import { type Service, signToken, startService } from '../support/process.ts';
 
-const api = useApi();
+const secretsKey = 'ab'.repeat(32);
+const api = useApi({ SECRETS_KEY: secretsKey });
 const mask = '••••';
+const sealer = createSealer([Buffer.from(secretsKey, 'hex')]);
+
+/** A channel's configuration as it was given, from what is stored of it. */
+async function stored(id: string): Promise<Record<string, unknown>> {
+  const [row] = await api.sql<{ org_id: number; config: Record<string, unknown> }[]>`
+    select org_id, config from obs.channel where id = ${id}`;
+  return sealer.open(row!.org_id, row!.config);
+}
 
 const make = (body: object, call: Call = {}) => api.call('POST', '/api/v1/channels', { body, ...call });
 const get = (id: string, call: Call = {}) => api.call('GET', `/api/v1/channels/${id}`, call);
@@ -140,8 +150,7 @@ describe('a channel', () => {
     expect((await get(id)).body).toEqual(body);
     expect((await list(`?q=DEFAULT%20${type}`)).channels).toEqual([body]);
     // What is stored is what was given.
-    const [row] = await api.sql<{ config: object }[]>`select config from obs.channel where id = ${id}`;
-    expect(row!.config).toEqual(configs[type]);
+    expect(await stored(id)).toEqual(configs[type]);
   });
 
   const fields = {
@@ -348,8 +357,7 @@ describe('bad input is a 400 that names the field', () => {
     expect(status).toBe(400);
     expect(pathsOf(problem)).toEqual(paths);
     expect((await get(before.id)).body).toEqual(before);
-    const [row] = await api.sql<{ config: object }[]>`select config from obs.channel where id = ${before.id}`;
-    expect(row!.config).toEqual(configs[type]);
+    expect(await stored(before.id)).toEqual(configs[type]);
   });
 
   test.each([
@@ -439,7 +447,11 @@ test('without a worker a test is a 202, and delivered once there is one', { time
 describe('with a worker', () => {
   let worker: Service;
   beforeAll(async () => {
-    worker = await startService('worker', { DATABASE_URL: api.databaseUrl, LOG_LEVEL: 'debug' });
+    worker = await startService('worker', {
+      SECRETS_KEY: secretsKey,
+      DATABASE_URL: api.databaseUrl,
+      LOG_LEVEL: 'debug',
+    });
   });
   afterAll(() => worker?.stop());
 
@@ -716,8 +728,7 @@ describe('with a worker', () => {
     for (const type of types) {
       const { body } = await make({ name: `masked ${type}`, type, config: configs[type] });
       expect((await patch(body.id, { config: body.config })).body.config).toEqual(body.config);
-      const [row] = await api.sql<{ config: object }[]>`select config from obs.channel where id = ${body.id}`;
-      expect(row!.config).toEqual(configs[type]);
+      expect(await stored(body.id)).toEqual(configs[type]);
     }
   });
 
@@ -1022,7 +1033,11 @@ describe('where private addresses are not reached', () => {
   });
 
   test('a name is refused when it is connected to', async () => {
-    const worker = await startService('worker', { DATABASE_URL: closed.databaseUrl, EGRESS_PRIVATE: 'deny' });
+    const worker = await startService('worker', {
+      SECRETS_KEY: secretsKey,
+      DATABASE_URL: closed.databaseUrl,
+      EGRESS_PRIVATE: 'deny',
+    });
     try {
       const url = `${base.replace('127.0.0.1', 'localhost')}/denied`;
       const { body: channel } = await makeThere({ name: 'name', type: 'webhook', config: { url } });

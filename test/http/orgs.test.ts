@@ -282,7 +282,7 @@ describe('a retention of its own', () => {
     [{ retention_days: 1.5 }, 'retention_days'],
     [{ retention_days: '7' }, 'retention_days'],
     [{ retention_days: 36_501 }, 'retention_days'],
-    [{}, 'retention_days'],
+    [{ retention_days: true }, 'retention_days'],
     [{ retention_days: 5, name: 'x' }, 'name'],
     [[], ''],
   ])('of %j is refused', async (body, path) => {

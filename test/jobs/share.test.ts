@@ -1,6 +1,6 @@
 // How places are shared among orgs that want more of them than there are.
 import { expect, test } from 'vitest';
-import { createShare } from '../../jobs/share.ts';
+import { createShare } from '../../src/share.ts';
 
 test('one org alone may have four fifths; another finds a place at once', async () => {
   const share = createShare(10);

@@ -953,7 +953,7 @@ test('one org does not see, change, delete or check the services and alerts of a
     api`select count(*)::int as answer from api.list_results(${other}, 'secret', '-infinity', 'infinity', 10)`,
     api`select count(*)::int as answer from api.list_service_events(${other}, 'secret', '-infinity', 'infinity', 10)`,
     api`select count(*)::int as answer from api.get_check(${other}, 'secret', '-infinity')`,
-    api`select count(*)::int as answer from api.request_check(${other}, 'secret')`,
+    api`select count(*)::int as answer from api.request_check(${other}, 'secret', 'me')`,
     api`select api.patch_service(${other}, 'secret', '{"tags": ["mine"]}', true, null, 'me') as answer`,
     api`select api.record_heartbeat(${other}, 'secret', 'up', null, 'me') as answer`,
     api`select api.delete_service(${other}, 'secret', 'me') as answer`,

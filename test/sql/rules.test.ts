@@ -881,12 +881,12 @@ describe('delivery', () => {
       select event, details ->> 'error' as error from obs.alert_event where org_id = ${orgId} order by id desc limit 1`;
     expect(events[0]).toEqual({ event: 'notification_failed', error: 'the receiver answered 500' });
     // Sent again by hand it is the same notification, and has all its attempts.
-    await api`select api.resend_notification(${orgId}, ${first!})`;
+    await api`select api.resend_notification(${orgId}, ${first!}, 'me')`;
     const [again] = await worker<{ notification_id: string; attempt: number }[]>`
       select * from job.claim_notification(null, ${first!}, ${new Date(now + 3_600_000 * 24)})`;
     expect(again).toMatchObject({ notification_id: first, attempt: 13 });
     expect(await finish(again!, new Date(now), undefined)).toBe('delivered');
-    await expect(api`select api.resend_notification(${orgId}, ${first!})`).rejects.toMatchObject({
+    await expect(api`select api.resend_notification(${orgId}, ${first!}, 'me')`).rejects.toMatchObject({
       code: 'PT409',
     });
   });
@@ -1255,7 +1255,7 @@ describe('what must not get lost', () => {
     await story.open('a', 'warning', 0);
     const id = await groupOf();
     const dead = (await attempt(id, story.at(0), false))!;
-    await api`select api.resend_notification(${orgId}, ${dead.notification_id})`;
+    await api`select api.resend_notification(${orgId}, ${dead.notification_id}, 'me')`;
     await story.change('resolved', 1, 'a');
     expect(told(await story.deliver(2))).toEqual(['a resolved']);
   });

@@ -2,22 +2,25 @@
 export interface Share {
   /**
    * Resolves with what gives the place back, once there is one. Null at once, when so many of the org are waiting that another
-   * would wait in vain.
+   * would wait in vain. An org has no more than ownPlaces at once.
    */
-  enter(org: number): Promise<(() => void) | null>;
+  enter(org: number, ownPlaces?: number): Promise<(() => void) | null>;
 }
 
 /**
  * Shares a number of places among orgs. One may have four fifths of them; the rest is for those that have less than a
- * tenth: whatever an org asks for, there is a place for another's next. Who waits is served in turn, org by org.
+ * tenth: whatever an org asks for, there is a place for another's next. Who waits is served in turn, org by org; waitingPlaces, by
+ * default as many as places, are divided among the orgs that wait.
  */
-export function createShare(places: number): Share {
+export function createShare(places: number, waitingPlaces = places): Share {
   const busy = new Map<number, number>();
-  const waiting = new Map<number, (() => void)[]>();
+  const waiting = new Map<number, { ownPlaces: number; start: () => void }[]>();
   let total = 0;
 
-  const mayEnter = (org: number) =>
-    total < places && (total < places * 0.8 || (busy.get(org) ?? 0) < Math.max(1, places * 0.1));
+  function mayEnter(org: number, ownPlaces: number): boolean {
+    const own = busy.get(org) ?? 0;
+    return total < places && own < ownPlaces && (total < places * 0.8 || own < Math.max(1, places * 0.1));
+  }
 
   function take(org: number) {
     total++;
@@ -30,10 +33,10 @@ export function createShare(places: number): Share {
     if (left > 0) busy.set(org, left);
     else busy.delete(org);
     for (const [next, queue] of waiting) {
-      if (!mayEnter(next)) continue;
+      if (!mayEnter(next, queue[0]!.ownPlaces)) continue;
       // To the end of the line, with those of it that still wait.
       waiting.delete(next);
-      const start = queue.shift()!;
+      const { start } = queue.shift()!;
       if (queue.length > 0) waiting.set(next, queue);
       take(next);
       start();
@@ -42,7 +45,7 @@ export function createShare(places: number): Share {
   }
 
   return {
-    async enter(org) {
+    async enter(org, ownPlaces = places) {
       const place = () => {
         let isLeft = false;
         return () => {
@@ -51,14 +54,14 @@ export function createShare(places: number): Share {
         };
       };
       const queue = waiting.get(org) ?? [];
-      if (queue.length === 0 && mayEnter(org)) {
+      if (queue.length === 0 && mayEnter(org, ownPlaces)) {
         take(org);
         return place();
       }
-      // All that wait together hold jobs of the worker, of which there is not an end.
-      if (queue.length >= places / (waiting.size + (waiting.has(org) ? 0 : 1))) return null;
-      await new Promise<void>((resolve) => {
-        queue.push(resolve);
+      // All that wait hold something: jobs of the worker, requests of clients.
+      if (queue.length >= waitingPlaces / (waiting.size + (waiting.has(org) ? 0 : 1))) return null;
+      await new Promise<void>((start) => {
+        queue.push({ ownPlaces, start });
         waiting.set(org, queue);
       });
       return place();

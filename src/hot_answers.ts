@@ -1,0 +1,104 @@
+// Answers that many ask for again and again, kept for a few seconds: in process, and in Redis where there is one. Each belongs to one org.
+import { createHash } from 'node:crypto';
+import type { Context } from 'hono';
+import { LRUCache } from 'lru-cache';
+import type { AuthEnv } from './auth.ts';
+import type { SharedRedis } from './redis.ts';
+
+export interface HotAnswers {
+  /**
+   * Answers with what compute gives as JSON text, or gave within the last moments for the same org and key; 304 where the client has it already.
+   * key tells answers of one org apart: the endpoint and all that its answer depends on.
+   */
+  respond(c: Context<AuthEnv>, key: string, compute: () => Promise<string>): Promise<Response>;
+  /** Forgets an org's answers: to be called once something of it has been changed. */
+  forget(orgId: number): Promise<void>;
+}
+
+interface Answer {
+  body: string;
+  etag: string;
+}
+
+// An org's answers are computed anew once its generation is another. Longer than any answer lives.
+const generationSeconds = 600;
+
+/** keepMs 0: each is computed. */
+export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswers {
+  const generations = new LRUCache<number, number>({ max: 100_000 });
+  const answers = new LRUCache<string, Answer, () => Promise<string>>({
+    max: 10_000,
+    maxSize: 64 * 1024 ** 2,
+    sizeCalculation: ({ body }) => 2 * body.length + 100,
+    ttl: Math.max(1, keepMs),
+    // Those that ask at once wait for one answer.
+    fetchMethod: async (key, _stale, { context: compute }) => {
+      const shared = await ask(key);
+      if (shared !== null) return answerOf(shared);
+      const body = await compute();
+      await tell(key, body);
+      return answerOf(body);
+    },
+  });
+
+  async function ask(key: string): Promise<string | null> {
+    return (await attempt((client) => client.get(key))) ?? null;
+  }
+
+  async function tell(key: string, body: string) {
+    await attempt((client) => client.set(key, body, 'PX', keepMs));
+  }
+
+  async function attempt<T>(work: (client: SharedRedis['client']) => Promise<T>): Promise<T | undefined> {
+    if (!redis?.isUp()) return undefined;
+    try {
+      return await work(redis.client);
+    } catch (error) {
+      redis.failed(error);
+      return undefined;
+    }
+  }
+
+  async function keyOf(orgId: number, key: string): Promise<string> {
+    // Of processes that share them the one that changes something says so to all.
+    const shared = await attempt((client) => client.get(`obs:generation:${orgId}`));
+    const generation = shared === undefined ? `local-${generations.get(orgId) ?? 0}` : (shared ?? 0);
+    return `obs:answer:${orgId}:${generation}:${key}`;
+  }
+
+  return {
+    async respond(c, key, compute) {
+      const { orgId } = c.var.principal;
+      const { body, etag } =
+        keepMs === 0
+          ? answerOf(await compute())
+          : (await answers.fetch(await keyOf(orgId, key), { context: compute }))!;
+      // It may be kept, but has to be asked for again: it is another answer for another token, and a moment later.
+      const headers = { ETag: etag, 'Cache-Control': 'private, no-cache', Vary: 'Authorization, Cookie' };
+      if (hasEtag(c.req.header('If-None-Match'), etag)) return c.body(null, 304, headers);
+      return c.body(body, 200, { ...headers, 'Content-Type': 'application/json' });
+    },
+    async forget(orgId) {
+      generations.set(orgId, (generations.get(orgId) ?? 0) + 1);
+      await attempt((client) =>
+        client
+          .multi()
+          .incr(`obs:generation:${orgId}`)
+          .expire(`obs:generation:${orgId}`, generationSeconds)
+          .exec(),
+      );
+    },
+  };
+}
+
+function answerOf(body: string): Answer {
+  // Weak: it may be compressed on its way.
+  return { body, etag: `W/"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"` };
+}
+
+function hasEtag(header: string | undefined, etag: string): boolean {
+  if (!header) return false;
+  return header
+    .split(',')
+    .some((given) => given.trim() === '*' || `W/${given.trim().replace(/^W\//, '')}` === etag);
+}

@@ -1,0 +1,80 @@
+// What each request has to know of its org, for a few seconds: its id, time zone and limits.
+import { LRUCache } from 'lru-cache';
+import type { Config } from './config.ts';
+import type { Sql } from './db.ts';
+
+/** Limits of an org; rates are requests a second by class of endpoint. */
+export type OrgLimits = Config['orgLimits'];
+
+export interface OrgState {
+  /** Id of obs.org. */
+  orgId: number;
+  timezone: string;
+  limits: OrgLimits;
+  /** Whether its erasure has been asked for: then nothing is taken for it. */
+  isErasing: boolean;
+}
+
+export interface OrgCache {
+  /** What is known of an org, by its external id. */
+  known(org: string): OrgState | undefined;
+  /** The same, asked of the database: it is made there at its first use. */
+  open(org: string): Promise<OrgState>;
+  /** The same, undefined where there is no such org. */
+  find(org: string): Promise<OrgState | undefined>;
+  /** To be called when this process has changed it. */
+  forget(org: string): void;
+}
+
+// An org that is erased goes ten seconds after that was asked for (api.request_erasure): until then every process has
+// looked again.
+const knownMs = 5_000;
+
+/** defaults: what an org may where the database says nothing else of it. */
+export function createOrgCache(sql: Sql, defaults: OrgLimits): OrgCache {
+  async function ask(org: string, mayMake: boolean): Promise<OrgState | undefined> {
+    const [row] = await sql<
+      {
+        id: number;
+        timezone: string;
+        limits: Partial<OrgLimits>;
+        max_limits: Partial<OrgLimits>;
+        is_erasing: boolean;
+      }[]
+    >`select * from api.open_org(${org}, ${mayMake})`;
+    return (
+      row && {
+        orgId: row.id,
+        timezone: row.timezone,
+        limits: limitsOf(defaults, row.max_limits, row.limits),
+        isErasing: row.is_erasing,
+      }
+    );
+  }
+
+  const states = new LRUCache<string, OrgState>({
+    max: 100_000,
+    ttl: knownMs,
+    fetchMethod: (org) => ask(org, true),
+  });
+  return {
+    known: (org) => states.get(org),
+    open: async (org) => (await states.fetch(org))!,
+    find: (org) => ask(org, false),
+    forget: (org) => states.delete(org),
+  };
+}
+
+/** The limits in force: an org's own, but no more than what the deployment allows it, or any org. */
+export function limitsOf(
+  defaults: OrgLimits,
+  allowed: Partial<OrgLimits>,
+  own: Partial<OrgLimits>,
+): OrgLimits {
+  const limits = { ...defaults };
+  for (const name of Object.keys(defaults) as (keyof OrgLimits)[]) {
+    const most = allowed[name] ?? defaults[name];
+    limits[name] = Math.min(most, own[name] ?? most);
+  }
+  return limits;
+}

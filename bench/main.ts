@@ -5,6 +5,8 @@ import { findServer } from '../db/server/find.ts';
 import { roleUrl } from '../src/config.ts';
 import { cloneDatabase, createTemplate, dropDatabases } from '../test/support/database.ts';
 import { signToken, startService } from '../test/support/process.ts';
+import { benchFairness } from './fairness.ts';
+import { benchGate } from './gate.ts';
 import { benchAnalytics, benchHistory, hosts, newHistory, storeHistory } from './history.ts';
 import { benchCopy, benchIngest, ownIngest } from './ingest.ts';
 import { logComparison, type Row } from './load.ts';
@@ -28,11 +30,11 @@ if (
   !(
     seconds > 0 &&
     day.series > 0 &&
-    ['ingest', 'query', 'history', 'probes', 'rules', 'logs', undefined].includes(options.only)
+    ['ingest', 'query', 'history', 'probes', 'rules', 'logs', 'tenants', undefined].includes(options.only)
   )
 )
   throw new Error(
-    'usage: [--only ingest|query|history|probes|rules|logs] [--seconds S] [--samples N] [--peers]',
+    'usage: [--only ingest|query|history|probes|rules|logs|tenants] [--seconds S] [--samples N] [--peers]',
   );
 if (options.only === 'history') {
   await runHistory();
@@ -49,6 +51,10 @@ if (options.only === 'rules') {
 }
 if (options.only === 'logs') {
   await runLogs();
+  process.exit();
+}
+if (options.only === 'tenants') {
+  await runTenants();
   process.exit();
 }
 
@@ -175,6 +181,22 @@ async function runLogs() {
     console.log(`\nSearches (${server.edition} edition, one connection)`);
     const databaseUrl = await cloneDatabase(server);
     await benchLogSearch(databaseUrl, roleUrl(databaseUrl, 'obs_api'), token, lines);
+  } finally {
+    await dropDatabases(server);
+  }
+}
+
+async function runTenants() {
+  const server = await createTemplate((await findServer(console.log)).url);
+  try {
+    console.log('\nWhat stands before each request (20,000 with and without it, in turn, one connection)');
+    await benchGate(await cloneDatabase(server));
+    const history = newHistory(Number(options.samples ?? 5_000_000));
+    const each = 3 * seconds;
+    console.log(
+      `\nOne org beside another that floods the service (${server.edition} edition, ${each} s each)`,
+    );
+    await benchFairness(await cloneDatabase(server), history, each);
   } finally {
     await dropDatabases(server);
   }

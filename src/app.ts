@@ -46,6 +46,7 @@ import { createSealer } from './seal.ts';
 import { createShare } from './share.ts';
 import { createLogTail, type LogTail, type TailOptions } from './tail.ts';
 import { createTelemetry } from './telemetry.ts';
+import { createTurns } from './turns.ts';
 import { createUsage } from './usage.ts';
 
 export interface AppOptions {
@@ -87,6 +88,7 @@ export function createApp(options: AppOptions): Observability {
   let isDraining = false;
   let inFlight = 0;
   const usage = createUsage(controlSql, log);
+  const turns = createTurns();
   const orgs = createOrgCache(controlSql, config.orgLimits);
   const authenticator = createAuthenticator(config, controlSql, orgs);
   const hotAnswers = createHotAnswers(config.cacheMs, redis);
@@ -309,6 +311,7 @@ export function createApp(options: AppOptions): Observability {
       sql,
       cache,
       committer,
+      turns,
       timeBounds: createTimeBounds(controlSql, 'sample'),
       maxBodyBytes: config.maxBodyBytes,
     }),
@@ -321,6 +324,7 @@ export function createApp(options: AppOptions): Observability {
       exportSql: options.exportSql,
       cache: createLogStreamCache(controlSql, config.seriesCacheSize),
       committer: logCommitter,
+      turns,
       tail,
       timeBounds: createTimeBounds(controlSql, 'log'),
       maxBodyBytes: config.maxBodyBytes,

@@ -1,8 +1,10 @@
+import { createCompany } from './turns.ts';
+
 /** Runs what an org asks for when its turn comes, and then lets the next begin. */
 export interface Share {
   /**
    * Resolves with what gives the place back, once there is one. Null at once, when so many of the org are waiting that another
-   * would wait in vain. An org has no more than ownPlaces at once.
+   * would wait in vain. With ownPlaces an org has no more than these at once; while others are there those of it that had to wait have half of them.
    */
   enter(org: number, ownPlaces?: number): Promise<(() => void) | null>;
 }
@@ -14,13 +16,18 @@ export interface Share {
  */
 export function createShare(places: number, waitingPlaces = places): Share {
   const busy = new Map<number, number>();
-  const waiting = new Map<number, { ownPlaces: number; start: () => void }[]>();
+  const waiting = new Map<number, { ownPlaces: number | undefined; start: () => void }[]>();
   let total = 0;
+  const company = createCompany();
 
   function mayEnter(org: number, ownPlaces: number): boolean {
     const own = busy.get(org) ?? 0;
     return total < places && own < ownPlaces && (total < places * 0.8 || own < Math.max(1, places * 0.1));
   }
+
+  // Who asks for more than it may have at once takes less while others are there, who then have the machine to themselves the sooner.
+  const placesInTurn = (org: number, ownPlaces: number) =>
+    company.hasOthers(org) ? Math.max(1, Math.floor(ownPlaces / 2)) : ownPlaces;
 
   function take(org: number) {
     total++;
@@ -33,7 +40,8 @@ export function createShare(places: number, waitingPlaces = places): Share {
     if (left > 0) busy.set(org, left);
     else busy.delete(org);
     for (const [next, queue] of waiting) {
-      if (!mayEnter(next, queue[0]!.ownPlaces)) continue;
+      const { ownPlaces } = queue[0]!;
+      if (!mayEnter(next, ownPlaces === undefined ? places : placesInTurn(next, ownPlaces))) continue;
       // To the end of the line, with those of it that still wait.
       waiting.delete(next);
       const { start } = queue.shift()!;
@@ -45,7 +53,8 @@ export function createShare(places: number, waitingPlaces = places): Share {
   }
 
   return {
-    async enter(org, ownPlaces = places) {
+    async enter(org, ownPlaces) {
+      company.saw(org);
       const place = () => {
         let isLeft = false;
         return () => {
@@ -54,7 +63,7 @@ export function createShare(places: number, waitingPlaces = places): Share {
         };
       };
       const queue = waiting.get(org) ?? [];
-      if (queue.length === 0 && mayEnter(org, ownPlaces)) {
+      if (queue.length === 0 && mayEnter(org, ownPlaces ?? places)) {
         take(org);
         return place();
       }

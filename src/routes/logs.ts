@@ -34,6 +34,7 @@ import {
   wholeNumber,
 } from '../request.ts';
 import { type LogFilter, type LogTail, parsePlace } from '../tail.ts';
+import type { Turns } from '../turns.ts';
 import { labelsSchema, recordedSchema, timeZoneSchema, windowSchema, windowSeconds } from './metrics.ts';
 
 const levelSchema = z
@@ -220,6 +221,7 @@ export interface LogsDependencies {
   exportSql: Sql;
   cache: IdCache<LogStreamIdentity>;
   committer: Committer<Lines>;
+  turns: Turns;
   tail: LogTail;
   /** Accepted times of an org's lines at this moment. */
   timeBounds: (orgId: number) => Promise<TimeBounds>;
@@ -234,7 +236,7 @@ const exportPageBytes = 2 * 1024 ** 2;
 const maxExports = 2;
 
 export function logRoutes(dependencies: LogsDependencies) {
-  const { log, sql, exportSql, cache, committer, tail, timeBounds, maxBodyBytes } = dependencies;
+  const { log, sql, exportSql, cache, committer, turns, tail, timeBounds, maxBodyBytes } = dependencies;
   const router = new OpenAPIHono<AuthEnv>();
 
   endpoint(
@@ -258,12 +260,13 @@ export function logRoutes(dependencies: LogsDependencies) {
       responses: responses(201, 'Recorded', recordedSchema, [400, 401, 403, 413, 415, 422, 503]),
     }),
     async (c) => {
+      const { orgId } = c.var.principal;
       const bytes = await readBody(c, maxBodyBytes);
+      await turns.next(orgId, bytes.length);
       const key = readIdempotencyKey(c, bytes);
       const body = parseJson(c, bytes, (bytes) => parseExactly(bytes.toString()));
       const isBatch = typeof body === 'object' && body !== null && 'logs' in body;
       const items = isBatch ? batchItems(body, 'logs', logLimits.batch) : [body];
-      const { orgId } = c.var.principal;
       const lines = await readLogs(
         items,
         isBatch ? (i) => `logs[${i}]` : () => '',

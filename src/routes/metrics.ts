@@ -25,6 +25,7 @@ import {
   toCursor,
 } from '../request.ts';
 import { aggregations } from '../rules/expression.ts';
+import type { Turns } from '../turns.ts';
 
 // Not z.record, which passes over a label that is called __proto__.
 export const labelsSchema = z
@@ -158,6 +159,7 @@ export interface MetricsDependencies {
   sql: Sql;
   cache: IdCache<SeriesIdentity>;
   committer: Committer<Samples>;
+  turns: Turns;
   /** Accepted times of an org's samples at this moment. */
   timeBounds: (orgId: number) => Promise<TimeBounds>;
   maxBodyBytes: number;
@@ -165,14 +167,22 @@ export interface MetricsDependencies {
 
 const tags = ['Metrics'];
 
-export function metricsRoutes({ sql, cache, committer, timeBounds, maxBodyBytes }: MetricsDependencies) {
+export function metricsRoutes({
+  sql,
+  cache,
+  committer,
+  turns,
+  timeBounds,
+  maxBodyBytes,
+}: MetricsDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
 
   async function record(c: Context<AuthEnv>, itemsOf: (body: unknown) => [unknown[], (i: number) => string]) {
+    const { orgId } = c.var.principal;
     const body = await readBody(c, maxBodyBytes);
+    await turns.next(orgId, body.length);
     const key = readIdempotencyKey(c, body);
     const [items, pathOf] = itemsOf(parseJson(c, body));
-    const { orgId } = c.var.principal;
     const samples = await readMetrics(items, pathOf, orgId, await timeBounds(orgId), cache);
     if ((await committer.submit(orgId, samples, key)) === 'replayed')
       c.header('Idempotency-Replayed', 'true');

@@ -43,7 +43,7 @@ bench: node_modules/.package-lock.json ## Measure ingest and queries (ARGS="--pe
 migrate: node_modules/.package-lock.json ## Bring the database up to date
 	@$(run) migrate
 
-token: node_modules/.package-lock.json ## Print a token: make token ORG=acme ROLE=viewer|ingest|operator|admin TTL=24h
+token: node_modules/.package-lock.json ## Print a token: make token ORG=acme ROLE=viewer|ingest|operator|admin TTL=24h PERMISSIONS=metrics:write,…
 	@$(run) token
 
 psql: node_modules/.package-lock.json ## Open psql on the database, or run one command: make psql SQL="select 1"

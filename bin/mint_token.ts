@@ -5,6 +5,8 @@ export interface TokenClaims {
   org: string;
   role: string;
   subject?: string;
+  /** Narrows what the role allows. */
+  permissions?: readonly string[] | undefined;
   /** Such as 24h or 30d. */
   expiresIn?: string;
 }
@@ -12,10 +14,10 @@ export interface TokenClaims {
 /** A token signed with the service's own secret; with the issuer and audience that are configured. */
 export async function mintToken(
   secret: string,
-  { org, role, subject = 'make-token', expiresIn = '24h' }: TokenClaims,
+  { org, role, permissions, subject = 'make-token', expiresIn = '24h' }: TokenClaims,
 ): Promise<string> {
   const config = parseConfig({ DATABASE_URL: 'postgres://unused', ...process.env, JWT_SECRET: secret });
-  const token = new SignJWT({ org_id: org, role })
+  const token = new SignJWT({ org_id: org, role, ...(permissions ? { permissions } : {}) })
     .setProtectedHeader({ alg: 'HS256' })
     .setSubject(subject)
     .setIssuedAt()

@@ -1,12 +1,16 @@
 // make token ORG=acme ROLE=admin: prints a token and nothing else.
-import { roles } from '../src/permissions.ts';
+import { permissions, roles } from '../src/permissions.ts';
 import { command, loadEnvironment } from './environment.ts';
 import { mintToken } from './mint_token.ts';
 
 await command(async () => {
   loadEnvironment();
   // Make hands its variables on in the environment, whatever characters they hold.
-  const { ORG: org, ROLE: role, TTL: ttl } = process.env;
+  const { ORG: org, ROLE: role, TTL: ttl, PERMISSIONS: list } = process.env;
+  const narrowedTo = list?.split(',').map((name) => name.trim());
+  const unknown = narrowedTo?.find((name) => !(permissions as readonly string[]).includes(name));
+  if (list && unknown !== undefined)
+    throw new Error(`PERMISSIONS must be of ${permissions.join(', ')}; "${unknown}" is not.`);
   if (role && !(roles as readonly string[]).includes(role)) {
     throw new Error(`ROLE must be one of ${roles.join(', ')}; it is "${role}".`);
   }
@@ -20,6 +24,7 @@ await command(async () => {
     org: org || process.env.DEFAULT_ORG || 'liftos',
     role: role || 'admin',
     expiresIn: ttl || '24h',
+    ...(list ? { permissions: narrowedTo } : {}),
   };
   console.log(await mintToken(process.env.JWT_SECRET, claims));
 });

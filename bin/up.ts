@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Agent, fetch } from 'undici';
 import { migrate } from '../db/migrate.ts';
 import { findDatabase } from '../db/server/find.ts';
 import { type Config, parseConfig } from '../src/config.ts';
@@ -19,6 +20,9 @@ import {
   stopProcess,
 } from './environment.ts';
 import { mintToken } from './mint_token.ts';
+
+// Of its own certificate only clients can say whether it is for the name that they use.
+const dispatcher = new Agent({ connect: { rejectUnauthorized: false } });
 
 await command(async () => {
   const started = performance.now();
@@ -92,7 +96,7 @@ async function untilReady(url: string, logged: Record<ProcessName, number>) {
   while (Date.now() < deadline) {
     let isReady = false;
     try {
-      const answer = await fetch(`${url}/health/ready`, { signal: AbortSignal.timeout(3_000) });
+      const answer = await fetch(`${url}/health/ready`, { dispatcher, signal: AbortSignal.timeout(3_000) });
       isReady = answer.ok;
       reason = await answer.text();
     } catch (error) {
@@ -113,6 +117,7 @@ async function untilObserved(url: string, token: string) {
   const deadline = Date.now() + 10_000;
   while (Date.now() < deadline) {
     const answer = await fetch(`${url}/api/v1/metrics?q=cpu_usage`, {
+      dispatcher,
       headers: { Authorization: `Bearer ${token}` },
     });
     const { metrics } = (await answer.json()) as { metrics?: unknown[] };

@@ -274,6 +274,7 @@ export function createApp(options: AppOptions): Observability {
       bufferedLogBytes: logCommitter.buffered,
       logBufferBytes: config.bufferLogBytes,
       isDraining: () => isDraining,
+      redis,
     }),
   );
   app.get('/metrics', async (c) =>

@@ -42,6 +42,8 @@ export type AuthEnv = {
     requestId: string;
     /** Lets a request pass that may: see createGate. */
     pass: (c: Context<AuthEnv>, permission: Permission, next: Next) => Promise<void>;
+    /** Whether the request would pass still, for answers that take long. */
+    mayStill: () => Promise<boolean>;
     /** Gives back the org's place among those whose queries are under way; see createGate. */
     leave?: () => void;
   };

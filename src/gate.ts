@@ -56,6 +56,7 @@ export function createGate(options: GateOptions) {
     if (principal.isErasing && !c.req.path.startsWith('/api/v1/org/erasures')) {
       throw new Problem(409, 'org_erasing', 'The organisation is being erased: see /api/v1/org/erasures.');
     }
+    c.set('mayStill', () => mayStill(c, principal, permission));
     const leave = endpointClass === 'ingest' ? undefined : await enter(principal);
     c.set('leave', leave);
     try {
@@ -75,12 +76,9 @@ export function createGate(options: GateOptions) {
   }
 
   async function identify(c: Context<AuthEnv>): Promise<Principal> {
-    const header = c.req.header('Authorization');
-    if (!header) throw new Unauthorized('An Authorization header with a bearer token is required.');
-    if (!/^bearer [^\s]+$/i.test(header))
-      throw new Unauthorized('The Authorization header must read "Bearer" and a token.');
+    const token = tokenOf(c);
     try {
-      return await authenticator.authenticate(header.slice(7));
+      return await authenticator.authenticate(token);
     } catch (error) {
       if (error instanceof Unauthorized && error.known) {
         const { org, subject, tokenId } = error.known;
@@ -89,6 +87,20 @@ export function createGate(options: GateOptions) {
         if (state) await recordAccess(state.orgId, accessOf(c, { subject, tokenId }, 401)).catch(() => {});
       }
       throw error;
+    }
+  }
+
+  async function mayStill(
+    c: Context<AuthEnv>,
+    { orgId }: Principal,
+    permission: Permission,
+  ): Promise<boolean> {
+    try {
+      const now = await authenticator.authenticate(tokenOf(c));
+      return now.orgId === orgId && !now.isErasing && now.permissions.has(permission);
+    } catch (error) {
+      // That it cannot be found out just now is no reason.
+      return !(error instanceof Unauthorized);
     }
   }
 
@@ -103,6 +115,14 @@ export function createGate(options: GateOptions) {
       { headers: { 'Retry-After': '1' } },
     );
   }
+}
+
+function tokenOf(c: Context<AuthEnv>): string {
+  const header = c.req.header('Authorization');
+  if (!header) throw new Unauthorized('An Authorization header with a bearer token is required.');
+  if (!/^bearer [^\s]+$/i.test(header))
+    throw new Unauthorized('The Authorization header must read "Bearer" and a token.');
+  return header.slice(7);
 }
 
 function accessOf(

@@ -29,8 +29,8 @@ export function liftosServices(host: string) {
 }
 
 /** Where the API is reached from its own machine. */
-export function ownUrl({ host }: Partial<Config>, port: number): string {
-  return `http://${host && !['0.0.0.0', '::'].includes(host) ? urlHost(host) : 'localhost'}:${port}`;
+export function ownUrl({ host, tls }: Partial<Config>, port: number): string {
+  return `${tls ? 'https' : 'http'}://${host && !['0.0.0.0', '::'].includes(host) ? urlHost(host) : 'localhost'}:${port}`;
 }
 
 /** This service, as a worker reaches it: at SELF_HEALTH_URL, or on the worker's own machine. */
@@ -40,6 +40,8 @@ export function self(config: Partial<Config>, port: number) {
     kind: 'http',
     health_endpoint: config.selfHealthUrl ?? `${ownUrl(config, port)}/health`,
     description: 'This service itself',
+    // Its certificate is for the name that others call it by.
+    ...(config.tls && !config.selfHealthUrl ? { tls_verify: false } : {}),
   };
 }
 

@@ -9,5 +9,19 @@ export function createLog(config: Config, processName: string): Logger {
     timestamp: pino.stdTimeFunctions.isoTime,
     formatters: { level: (level) => ({ level }) },
     serializers: { error: stdSerializers.err },
+    hooks: { streamWrite: withoutSecrets },
   });
+}
+
+// Whatever found its way into a line, from the path that a client chose to the message of a library's error.
+const secrets: [RegExp, string][] = [
+  [/\beyJ[\w-]{5,}\.[\w-]*\.[\w-]*/g, '[JWT]'],
+  [/\bobs_[0-9a-f]{8,}/g, '[API token]'],
+  [/\b(bearer|basic)(\s+|%20)[^\s"\\]+/gi, '$1 [credentials]'],
+  [/([a-z][a-z+]*:\/\/[^\s"/:@]*:)[^\s"/@]+@/gi, '$1[password]@'],
+];
+
+/** A line without what must not be in it: tokens, credentials, passwords of URLs. */
+export function withoutSecrets(line: string): string {
+  return secrets.reduce((text, [pattern, shown]) => text.replace(pattern, shown), line);
 }

@@ -33,10 +33,15 @@ export interface TailOptions {
   onFailedRead?: () => void;
 }
 
+// How long a stream outlives the token that opened it, when that is revoked.
+const checkMs = 5_000;
+
 export interface OpenOptions {
   after?: Place | undefined;
   /** When the stream ends, in epoch milliseconds. */
   expiresAt: number;
+  /** Whether who opened it still may have it: asked every few seconds. */
+  mayStill: () => Promise<boolean>;
   /** Cuts the connection of a client that does not keep up, with all that waits to be sent. */
   disconnect: () => void;
 }
@@ -318,7 +323,7 @@ export function createLogTail(options: TailOptions): LogTail {
   function newStream(
     orgId: number,
     filter: LogFilter,
-    { expiresAt, disconnect }: OpenOptions,
+    { expiresAt, mayStill, disconnect }: OpenOptions,
     place: Place,
     live: number,
     isGap: boolean,
@@ -328,6 +333,9 @@ export function createLogTail(options: TailOptions): LogTail {
     let onRoom: (() => void) | undefined;
     // Beyond what a timer can wait for nobody stays.
     const expiry = setTimeout(() => client.end(), Math.min(expiresAt - Date.now(), 2 ** 31 - 1)).unref();
+    const check = setInterval(async () => {
+      if (!(await mayStill())) client.end();
+    }, checkMs).unref();
     return new ReadableStream<Uint8Array>(
       {
         start(controller) {
@@ -369,6 +377,7 @@ export function createLogTail(options: TailOptions): LogTail {
       if (client.isEnded) return;
       client.isEnded = true;
       clearTimeout(expiry);
+      clearInterval(check);
       clients.delete(client);
       release(orgId, key);
       onRoom?.();

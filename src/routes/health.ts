@@ -3,6 +3,7 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import type { Sql } from '../db.ts';
 import { isConnectionError } from '../errors.ts';
+import type { SharedRedis } from '../redis.ts';
 import { endpoint, responses } from '../request.ts';
 import { serviceName, version } from '../version.ts';
 
@@ -38,6 +39,13 @@ const healthSchema = z
         buffered_log_bytes: z.number().int(),
         log_buffer_bytes: z.number().int(),
       }),
+      redis: z
+        .object({ status: z.enum(['healthy', 'degraded']) })
+        .optional()
+        .openapi({
+          description:
+            'Where there is a REDIS_URL. Degraded: rate limits and hot answers are those of each process by itself',
+        }),
       uptime_seconds: z.number().int(),
     }),
   })
@@ -88,10 +96,12 @@ export interface HealthDependencies {
   bufferedLogBytes: () => number;
   logBufferBytes: number;
   isDraining: () => boolean;
+  redis: SharedRedis | undefined;
 }
 
 export function healthRoutes(dependencies: HealthDependencies) {
-  const { sql, bufferedSamples, bufferSize, bufferedLogBytes, logBufferBytes, isDraining } = dependencies;
+  const { sql, bufferedSamples, bufferSize, bufferedLogBytes, logBufferBytes, isDraining, redis } =
+    dependencies;
   const router = new OpenAPIHono();
   const tags = ['Health'];
 
@@ -102,7 +112,8 @@ export function healthRoutes(dependencies: HealthDependencies) {
     const isLate = (...seconds: (number | null)[]) => seconds.some((late) => late !== null && late > 60);
     const probes = isLate(lag.probes) ? 'degraded' : 'healthy';
     const alerts = isLate(lag.rules, lag.notifications) ? 'degraded' : 'healthy';
-    const isDegraded = isFull || probes === 'degraded' || alerts === 'degraded' || isDraining();
+    const isAlone = redis !== undefined && !redis.isUp();
+    const isDegraded = isFull || isAlone || probes === 'degraded' || alerts === 'degraded' || isDraining();
     const status = 'error' in ping ? 'unhealthy' : isDegraded ? 'degraded' : 'healthy';
     return c.json(
       {
@@ -127,6 +138,7 @@ export function healthRoutes(dependencies: HealthDependencies) {
             buffered_log_bytes: bufferedLogBytes(),
             log_buffer_bytes: logBufferBytes,
           },
+          ...(redis ? { redis: { status: isAlone ? 'degraded' : 'healthy' } as const } : {}),
           uptime_seconds: Math.floor(process.uptime()),
         },
       } satisfies z.infer<typeof healthSchema>,

@@ -514,7 +514,12 @@ export function logRoutes(dependencies: LogsDependencies) {
       const { orgId, expiresAt } = c.var.principal;
       return streamed(
         c,
-        await tail.open(orgId, filter, { after, expiresAt, disconnect: () => disconnect(c) }),
+        await tail.open(orgId, filter, {
+          after,
+          expiresAt,
+          mayStill: c.var.mayStill,
+          disconnect: () => disconnect(c),
+        }),
         {
           'Content-Type': 'text/event-stream',
           'Cache-Control': 'no-store',

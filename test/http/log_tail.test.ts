@@ -382,7 +382,11 @@ describe('a process that is about to stop', () => {
     const answered = draining.call('GET', '/api/v1/logs/x/stream');
     await expect.poll(() => draining.observability.tail.clients(), patient).toBe(2);
     const opening = draining.observability.tail
-      .open(orgId, { service_name: 'x' }, { expiresAt: Number.POSITIVE_INFINITY, disconnect: () => {} })
+      .open(
+        orgId,
+        { service_name: 'x' },
+        { expiresAt: Number.POSITIVE_INFINITY, mayStill: async () => true, disconnect: () => {} },
+      )
       .then(
         () => 'opened',
         ({ code }) => code,

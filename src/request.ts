@@ -264,6 +264,15 @@ export function toCursor(text: string): string {
   return Buffer.from(text).toString('base64url');
 }
 
+/** Of rows that were asked for with one more than the limit: a page, and the cursor of the next one. */
+export function pageOf<Row extends { cursor: string }>(
+  rows: readonly Row[],
+  limit: number,
+): { page: Row[]; next_cursor: string | null } {
+  const page = rows.slice(0, limit);
+  return { page, next_cursor: rows.length > limit ? toCursor(page.at(-1)!.cursor) : null };
+}
+
 /** A name or another line of text that can be stored: see textProblem. */
 export const text = (maxLength: number) =>
   z

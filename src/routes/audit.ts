@@ -10,11 +10,11 @@ import {
   endsAfterStart,
   pageAfter,
   pageLimitSchema,
+  pageOf,
   queryOf,
   responses,
   text,
   timestampSchema,
-  toCursor,
 } from '../request.ts';
 
 const eventSchema = z
@@ -89,10 +89,10 @@ export function auditRoutes({ sql }: { sql: Sql }) {
           ${c.var.principal.orgId}, ${JSON.stringify(filters)}::text::jsonb, ${start_time ?? '-infinity'}::text::timestamptz,
           ${end_time ?? 'infinity'}::text::timestamptz, ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${limit + 1}
         )`;
-      const page = rows.slice(0, limit);
+      const { page, next_cursor } = pageOf(rows, limit);
       return c.json({
         events: page.map((row) => row.event),
-        next_cursor: rows.length > page.length ? toCursor(page.at(-1)!.cursor) : null,
+        next_cursor,
       } satisfies z.infer<typeof listSchema>);
     },
   );

@@ -14,6 +14,7 @@ import {
   isUuid,
   pageAfter,
   pageLimitSchema,
+  pageOf,
   parseJson,
   queryOf,
   readBody,
@@ -21,7 +22,6 @@ import {
   requestOf,
   responses,
   timestampSchema,
-  toCursor,
 } from '../request.ts';
 import { idParams } from './definitions.ts';
 import { timeZoneSchema } from './metrics.ts';
@@ -425,10 +425,10 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
         select erasure, cursor from api.list_erasures(
           ${c.var.principal.orgId}, ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit + 1}
         )`;
-      const page = rows.slice(0, query.limit);
+      const { page, next_cursor } = pageOf(rows, query.limit);
       return c.json({
         erasures: page.map((row) => row.erasure),
-        next_cursor: rows.length > page.length ? toCursor(page.at(-1)!.cursor) : null,
+        next_cursor,
       } satisfies z.infer<typeof erasureListSchema>);
     },
   );

@@ -12,6 +12,7 @@ import {
   isUuid,
   pageAfter,
   pageLimitSchema,
+  pageOf,
   parseJson,
   queryOf,
   readBody,
@@ -20,7 +21,6 @@ import {
   responses,
   text,
   timestampSchema,
-  toCursor,
 } from '../request.ts';
 import { idParams } from './definitions.ts';
 
@@ -182,10 +182,10 @@ export function tokenRoutes({ sql, maxBodyBytes, authenticator }: TokenDependenc
         select token, cursor from api.list_tokens(
           ${c.var.principal.orgId}, ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit + 1}
         )`;
-      const page = rows.slice(0, query.limit);
+      const { page, next_cursor } = pageOf(rows, query.limit);
       return c.json({
         tokens: page.map((row) => row.token),
-        next_cursor: rows.length > page.length ? toCursor(page.at(-1)!.cursor) : null,
+        next_cursor,
       } satisfies z.infer<typeof listSchema>);
     },
   );

@@ -167,14 +167,15 @@ export function createApp(options: AppOptions): Observability {
     const line = {
       request_id: requestId,
       method: c.req.method,
-      path: c.req.path,
+      path: c.req.path.slice(0, maxLoggedText),
       status,
       duration_ms: Math.round(seconds * 1e6) / 1000,
       org: c.var.principal?.org,
     };
     // Ingest and health checks come by the thousand; they are worth a line when something is wrong.
     if (status >= 500) log.error({ ...line, error: c.error?.cause ?? c.error }, 'request failed');
-    else if (status >= 400) log.info({ ...line, reason: c.error?.message }, 'request refused');
+    else if (status >= 400)
+      log.info({ ...line, reason: c.error?.message.slice(0, maxLoggedText) }, 'request refused');
     else if (status === 201 || c.req.path.includes('/health')) log.debug(line, 'request');
     else log.info(line, 'request');
   });
@@ -372,6 +373,9 @@ export function createApp(options: AppOptions): Observability {
     inFlight: () => inFlight,
   };
 }
+
+// Of a log line, what a client chose.
+const maxLoggedText = 1000;
 
 // Of all orgs, each holding a request of a client.
 const waitingQueries = 2_000;

@@ -108,7 +108,11 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
   function refreshKeys() {
     if (!keySet || performance.now() - keysAt < keySetMs) return;
     keysAt = performance.now();
-    void keySet.reload().catch(() => {});
+    // What was verified with a key that is not there any more is verified again.
+    void keySet.reload().then(
+      () => verified.clear(),
+      () => {},
+    );
   }
 
   // Which key may verify a token follows from configuration; its header only chooses among the algorithms that

@@ -18,7 +18,7 @@ const secrets: [RegExp, string][] = [
   [/\beyJ[\w-]{5,}\.[\w-]*\.[\w-]*/g, '[JWT]'],
   [/\bobs_[0-9a-f]{8,}/g, '[API token]'],
   [/\b(bearer|basic)(\s+|%20)[^\s"\\]+/gi, '$1 [credentials]'],
-  [/([a-z][a-z+]*:\/\/[^\s"/:@]*:)[^\s"/@]+@/gi, '$1[password]@'],
+  [/(\b[a-z][a-z+]{0,20}:\/\/[^\s"/:@]*:)[^\s"/@]+@/gi, '$1[password]@'],
 ];
 
 /** A line without what must not be in it: tokens, credentials, passwords of URLs. */

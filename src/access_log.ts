@@ -34,7 +34,8 @@ export function createAccessLog(sql: Sql, log: Logger): RecordAccess {
       const rows = [...batch.rows.values()].map(({ tokenId, target, requestId, ...row }) => ({
         ...row,
         token_id: tokenId,
-        target_id: target,
+        // A client chose it, and what cannot be stored would take the others' rows along.
+        target_id: target.toWellFormed().replaceAll('\0', '\ufffd'),
         request_id: requestId,
       }));
       try {

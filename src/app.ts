@@ -10,6 +10,7 @@ import { secureHeaders } from 'hono/secure-headers';
 import { timeout } from 'hono/timeout';
 import { COMPRESSIBLE_CONTENT_TYPE_REGEX } from 'hono/utils/compress';
 import type { ContentfulStatusCode } from 'hono/utils/http-status';
+import ipaddr from 'ipaddr.js';
 import type { Logger } from 'pino';
 import { createAccessLog } from './access_log.ts';
 import { type AuthEnv, createAuthenticator } from './auth.ts';
@@ -385,7 +386,8 @@ function addressOf(c: Context, trustedProxies: number): string {
   const forwarded =
     trustedProxies > 0 ? c.req.header('X-Forwarded-For')?.split(',').at(-trustedProxies)?.trim() : undefined;
   // There is no connection where a test asks the app itself.
-  return (forwarded || (c.env?.incoming ? getConnInfo(c).remote.address : undefined)) ?? 'unknown';
+  if (forwarded && ipaddr.isValid(forwarded)) return forwarded;
+  return (c.env?.incoming ? getConnInfo(c).remote.address : undefined) ?? 'unknown';
 }
 
 // Whether a path fits a route's pattern, such as /docs/:file.

@@ -50,10 +50,10 @@ export type AuthEnv = {
 };
 
 const claimsSchema = z.object({
-  sub: z.string().min(1).max(255),
+  sub: z.string().regex(/^[^\p{Cc}\p{Cs}]{1,255}$/u),
   org_id: z
     .union([z.string(), z.number().int().transform(String)])
-    .pipe(z.string().regex(/^[^\p{Cc}]{1,200}$/u)),
+    .pipe(z.string().regex(/^[^\p{Cc}\p{Cs}]{1,200}$/u)),
   role: z.string().optional(),
   roles: z.array(z.string()).optional(),
   permissions: z.array(z.string()).optional(),

@@ -39,7 +39,7 @@ const list = (of: z.ZodType<string, string>) =>
 const origin = z
   .string()
   .refine(
-    (text) => URL.canParse(text) && new URL(text).origin === text,
+    (text) => URL.canParse(text) && new URL(text).origin === text && !text.includes('*'),
     'expected origins such as https://dashboard.example, separated by commas',
   );
 

@@ -1,4 +1,5 @@
 // Every error a client can see: the Problem it is told (RFC 9457) and the one table from SQLSTATE to HTTP.
+import { randomUUID } from 'node:crypto';
 import { z } from '@hono/zod-openapi';
 
 export interface FieldError {
@@ -58,11 +59,13 @@ export const titles: Record<number, string> = {
   403: 'Forbidden',
   404: 'Not Found',
   405: 'Method Not Allowed',
+  408: 'Request Timeout',
   409: 'Conflict',
   413: 'Content Too Large',
   415: 'Unsupported Media Type',
   422: 'Unprocessable Content',
   429: 'Too Many Requests',
+  431: 'Request Header Fields Too Large',
   500: 'Internal Server Error',
   503: 'Service Unavailable',
   504: 'Gateway Timeout',
@@ -79,6 +82,25 @@ export function invalid(errors: FieldError[]): Problem {
 /** 503: the same request may succeed in a moment. */
 export function unavailable(code: string, detail: string, cause?: unknown): Problem {
   return new Problem(503, code, detail, { headers: { 'Retry-After': '1' }, cause });
+}
+
+/** The problem document of a request that could not be read at all. */
+export function unreadable(error?: { code?: string }) {
+  const isLong = error?.code === 'HPE_HEADER_OVERFLOW';
+  const isLate = error?.code === 'ERR_HTTP_REQUEST_TIMEOUT';
+  const status = isLong ? 431 : isLate ? 408 : 400;
+  return {
+    type: 'about:blank',
+    title: titles[status]!,
+    status,
+    detail: isLong
+      ? 'The headers of the request are longer than 16 KiB.'
+      : isLate
+        ? 'The request did not come in time.'
+        : 'The request is not valid HTTP.',
+    code: isLong ? 'headers_too_large' : isLate ? 'request_timeout' : 'malformed_request',
+    request_id: randomUUID(),
+  };
 }
 
 // Codes of Node's sockets and of postgres.js for a database that cannot be reached or went away.

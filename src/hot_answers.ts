@@ -1,5 +1,5 @@
 // Answers that many ask for again and again, kept for a few seconds: in process, and in Redis where there is one. Each belongs to one org.
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import type { Context } from 'hono';
 import { LRUCache } from 'lru-cache';
 import type { AuthEnv } from './auth.ts';
@@ -34,19 +34,23 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
     // Those that ask at once wait for one answer.
     fetchMethod: async (key, _stale, { context: compute }) => {
       const shared = await ask(key);
-      if (shared !== null) return answerOf(shared);
-      const body = await compute();
-      await tell(key, body);
-      return answerOf(body);
+      if (shared) return shared;
+      const answer = answerOf(await compute());
+      await tell(key, answer);
+      return answer;
     },
   });
 
-  async function ask(key: string): Promise<string | null> {
-    return (await attempt((client) => client.get(key))) ?? null;
+  // Behind its ETag, by which whatever else is there under the key is known to be none.
+  async function ask(key: string): Promise<Answer | undefined> {
+    const stored = (await attempt((client) => client.get(key))) ?? '';
+    const end = stored.indexOf(' ');
+    const answer = answerOf(stored.slice(end + 1));
+    return end > 0 && stored.slice(0, end) === answer.etag ? answer : undefined;
   }
 
-  async function tell(key: string, body: string) {
-    await attempt((client) => client.set(key, body, 'PX', keepMs));
+  async function tell(key: string, { etag, body }: Answer) {
+    await attempt((client) => client.set(key, `${etag} ${body}`, 'PX', keepMs));
   }
 
   async function attempt<T>(work: (client: SharedRedis['client']) => Promise<T>): Promise<T | undefined> {
@@ -61,8 +65,15 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
 
   async function keyOf(orgId: number, key: string): Promise<string> {
     // Of processes that share them the one that changes something says so to all.
-    const shared = await attempt((client) => client.get(`obs:generation:${orgId}`));
-    const generation = shared === undefined ? `local-${generations.get(orgId) ?? 0}` : (shared ?? 0);
+    const name = `obs:generation:${orgId}`;
+    const shared = await attempt(async (client) => {
+      // Random, not counted: a Redis that has lost it begins with none that has been.
+      const known = await client.get(name);
+      if (known !== null) return known;
+      await client.set(name, randomUUID(), 'EX', generationSeconds, 'NX');
+      return client.get(name);
+    });
+    const generation = shared ?? `local-${generations.get(orgId) ?? 0}`;
     return `obs:answer:${orgId}:${generation}:${key}`;
   }
 
@@ -80,13 +91,7 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
     },
     async forget(orgId) {
       generations.set(orgId, (generations.get(orgId) ?? 0) + 1);
-      await attempt((client) =>
-        client
-          .multi()
-          .incr(`obs:generation:${orgId}`)
-          .expire(`obs:generation:${orgId}`, generationSeconds)
-          .exec(),
-      );
+      await attempt((client) => client.set(`obs:generation:${orgId}`, randomUUID(), 'EX', generationSeconds));
     },
   };
 }

@@ -6,7 +6,7 @@ import { serve } from '@hono/node-server';
 import { createApp } from './app.ts';
 import { loadConfig } from './config.ts';
 import { connect, connectSession, listen } from './db.ts';
-import { isConnectionError } from './errors.ts';
+import { isConnectionError, unreadable } from './errors.ts';
 import { liftosServices, registerServices, self } from './liftos.ts';
 import { createLog } from './log.ts';
 import { connectRedis } from './redis.ts';
@@ -62,6 +62,15 @@ const server = serve(
   },
 ) as Server;
 const stopReloading = config.tls ? reloadCertificate(server as https.Server, config.tls, log) : () => {};
+// What Node refuses before there is a request.
+server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
+  if (error.code === 'ECONNRESET' || !socket.writable) return socket.destroy();
+  const problem = unreadable(error);
+  const body = JSON.stringify(problem);
+  socket.end(
+    `HTTP/1.1 ${problem.status} ${problem.title}\r\nContent-Type: application/problem+json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  );
+});
 server.on('error', (error: NodeJS.ErrnoException) => {
   const reason =
     error.code === 'EADDRINUSE'

@@ -466,11 +466,11 @@ declare
   _before jsonb;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  _before := lib.audited_alert(_id);
-  _alert := lib.transition_alert(_id, _to, _actor, _note);
-  if _alert.id is null then
+  if not exists (select from obs.alert a where a.id = _id and a.org_id = _org_id) then
     return null;
   end if;
+  _before := lib.audited_alert(_id);
+  _alert := lib.transition_alert(_id, _to, _actor, _note);
   perform lib.audit(
     _org_id, _actor, _request, case _to when 'acknowledged' then 'alert.acknowledge' else 'alert.resolve' end, 'alert', _id::text, _before,
     lib.audited_alert(_id)

@@ -69,7 +69,7 @@ begin
   perform set_config('obs.org_id', _org_id::text, true);
   -- The org first, as the erasure itself does.
   perform 1 from obs.org o where o.id = _org_id for no key update;
-  select * into _before from obs.erasure e where e.id = _id for update;
+  select * into _before from obs.erasure e where e.id = _id and e.org_id = _org_id for update;
   if not found then
     return null;
   end if;
@@ -95,7 +95,11 @@ set search_path = ''
 as $$
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  return (select lib.erasure_fields(e) from obs.erasure e where e.id = _id);
+  return (
+    select lib.erasure_fields(e)
+    from obs.erasure e
+    where e.id = _id and e.org = (select o.external_id from obs.org o where o.id = _org_id)
+  );
 end
 $$;
 comment on function api.get_erasure is 'An erasure of an org, or of one of that external id before it; null where there is none.';
@@ -112,7 +116,8 @@ begin
   return query
   select lib.erasure_fields(e), lib.rfc3339_micros(e.requested_at) || ' ' || e.id
   from obs.erasure e
-  where _before_requested_at is null or (e.requested_at, e.id) < (_before_requested_at, _before_id)
+  where e.org = (select o.external_id from obs.org o where o.id = _org_id)
+    and (_before_requested_at is null or (e.requested_at, e.id) < (_before_requested_at, _before_id))
   order by e.requested_at desc, e.id desc
   limit _limit;
 end

@@ -25,6 +25,7 @@ import {
 } from '../request.ts';
 import { idParams } from './definitions.ts';
 import { timeZoneSchema } from './metrics.ts';
+import { type ServiceDefinition, shownDefinition } from './services.ts';
 
 const limitNames = [
   'series',
@@ -157,6 +158,8 @@ const exportSchema = z
     tokens: anything,
   })
   .openapi('OrgExport');
+
+type Export = Omit<z.infer<typeof exportSchema>, 'services'>;
 
 const erasureSchema = z
   .strictObject({
@@ -370,14 +373,15 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
       security: needs('org:read'),
       summary: 'Everything that the org has defined',
       description:
-        'Settings, services, alert rules, channels, silences, maintenance windows, escalations and API tokens. Secrets of channels read ••••, and tokens are not in it. What was recorded is had by queries, and by exports of logs.',
+        'Settings, services, alert rules, channels, silences, maintenance windows, escalations and API tokens. Secrets of channels read ••••, what may be secret of services reads *** for who may not change them, and tokens are not in it. What was recorded is had by queries, and by exports of logs.',
       responses: responses(200, 'The definitions', exportSchema, [400, 401, 403, 503, 504]),
     }),
     async (c) => {
       refuseQuery(c);
-      const [row] = await sql<{ definitions: z.infer<typeof exportSchema> }[]>`
+      const [row] = await sql<{ definitions: Export & { services: ServiceDefinition[] } }[]>`
         select api.export_org(${c.var.principal.orgId}) as definitions`;
-      return c.json(row!.definitions);
+      const { services, ...rest } = row!.definitions;
+      return c.json({ ...rest, services: services.map((service) => shownDefinition(c, service)) });
     },
   );
 

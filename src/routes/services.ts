@@ -258,8 +258,10 @@ const healthQuerySchema = z.strictObject({
     .transform((value) => value === 'true'),
 });
 
+export type ServiceDefinition = z.infer<z.ZodObject<typeof definitionAnswer>>;
+
 interface ServiceRow {
-  definition: z.infer<z.ZodObject<typeof definitionAnswer>>;
+  definition: ServiceDefinition;
   state: Omit<z.infer<typeof serviceSchema>, keyof typeof definitionAnswer>;
 }
 
@@ -691,10 +693,14 @@ function pageOf<Row extends { cursor: string }>(rows: Row[], limit: number): [Ro
 
 /** A service as the caller may see it: what may hold secrets is for those who could change it. */
 function shown(c: Context<AuthEnv>, { definition, state }: ServiceRow): z.infer<typeof serviceSchema> {
-  if (c.var.principal.permissions.has('services:write')) return { ...definition, ...state };
+  return { ...shownDefinition(c, definition), ...state };
+}
+
+/** A service's definition as the caller may see it, likewise. */
+export function shownDefinition(c: Context<AuthEnv>, definition: ServiceDefinition): ServiceDefinition {
+  if (c.var.principal.permissions.has('services:write')) return definition;
   return {
     ...definition,
-    ...state,
     health_endpoint: definition.health_endpoint?.replace(/\?.*$/, '?***') ?? null,
     headers: Object.fromEntries(Object.keys(definition.headers).map((name) => [name, '***'])),
     request_body: definition.request_body === null ? null : '***',

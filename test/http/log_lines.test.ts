@@ -4,21 +4,15 @@ import { newApiToken } from '../../src/auth.ts';
 import { withoutSecrets } from '../../src/log.ts';
 import { signToken } from '../support/process.ts';
 
-test.each([
-  ['a JWT', async () => signToken()],
-  ['an API token', async () => newApiToken().token],
-  [
-    'the password of a URL',
-    async () => 'hunter2',
-    (secret: string) => `postgresql://obs_api:${secret}@db:5432/x`,
-  ],
-  ['credentials of a header', async () => 'aGk6eW91', (secret: string) => `Authorization: Basic ${secret}`],
-  [
-    'an encoded header',
-    async () => 'opaque-token',
-    (secret: string) => `/x?authorization=Bearer%20${secret}`,
-  ],
-] as const)('%s', async (_, make, wrap = (secret: string) => `path /api/v1/x/${secret} and more`) => {
+const plain = (secret: string) => `path /api/v1/x/${secret} and more`;
+
+test.each<[string, () => Promise<string>, (secret: string) => string]>([
+  ['a JWT', () => signToken(), plain],
+  ['an API token', async () => newApiToken().token, plain],
+  ['the password of a URL', async () => 'hunter2', (secret) => `postgresql://obs_api:${secret}@db:5432/x`],
+  ['credentials of a header', async () => 'aGk6eW91', (secret) => `Authorization: Basic ${secret}`],
+  ['an encoded header', async () => 'opaque-token', (secret) => `/x?authorization=Bearer%20${secret}`],
+])('%s', async (_, make, wrap) => {
   const secret = await make();
   const line = JSON.stringify({ level: 'info', reason: wrap(secret), status: 404 });
   const shown = withoutSecrets(line);

@@ -26,7 +26,11 @@ create index erasure_org on obs.erasure (org, requested_at desc, id desc);
 
 alter table obs.erasure enable row level security;
 create policy tenant on obs.erasure to obs_api_definer
-  using (org = (select o.external_id from obs.org o where o.id = nullif(current_setting('obs.org_id', true), '')::int));
+  using (org = (select o.external_id from obs.org o where o.id = nullif(current_setting('obs.org_id', true), '')::int))
+  with check (
+    org_id = nullif(current_setting('obs.org_id', true), '')::int
+    and org = (select o.external_id from obs.org o where o.id = org_id)
+  );
 create policy worker on obs.erasure to obs_job_definer using (true);
 grant select, insert, update on obs.erasure to obs_api_definer, obs_job_definer;
 

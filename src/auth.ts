@@ -103,6 +103,8 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
     max: 10_000,
     ttl: tokenMs,
     fetchMethod: (token) => findToken(token),
+    // Who waits for it when it is forgotten has it all the same.
+    ignoreFetchAbort: true,
   });
 
   function refreshKeys() {

@@ -31,6 +31,8 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
     maxSize: 64 * 1024 ** 2,
     sizeCalculation: ({ body }) => 2 * body.length + 100,
     ttl: Math.max(1, keepMs),
+    // Who waits for one that has to make room has it all the same.
+    ignoreFetchAbort: true,
     // Those that ask at once wait for one answer.
     fetchMethod: async (key, _stale, { context: compute }) => {
       const shared = await ask(key);

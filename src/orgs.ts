@@ -56,6 +56,8 @@ export function createOrgCache(sql: Sql, defaults: OrgLimits): OrgCache {
     max: 100_000,
     ttl: knownMs,
     fetchMethod: (org) => ask(org, true),
+    // Who waits for it when it is forgotten has it all the same.
+    ignoreFetchAbort: true,
   });
   return {
     known: (org) => states.get(org),

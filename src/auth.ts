@@ -107,14 +107,22 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
     ignoreFetchAbort: true,
   });
 
-  function refreshKeys() {
-    if (!keySet || performance.now() - keysAt < keySetMs) return;
+  // Once a minute, beside the requests; after a time without any the next ones wait for it.
+  let refreshing: Promise<void> | undefined;
+  function refreshKeys(): Promise<void> | undefined {
+    const age = performance.now() - keysAt;
+    if (!keySet || age < keySetMs) return refreshing;
     keysAt = performance.now();
-    // What was verified with a key that is not there any more is verified again.
-    void keySet.reload().then(
+    const refreshed = keySet.reload().then(
+      // What was verified with a key that is not there any more is verified again.
       () => verified.clear(),
       () => {},
     );
+    if (age < 2 * keySetMs) return undefined;
+    refreshing = refreshed.finally(() => {
+      refreshing = undefined;
+    });
+    return refreshing;
   }
 
   // Which key may verify a token follows from configuration; its header only chooses among the algorithms that
@@ -160,7 +168,7 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
   }
 
   async function verifyJwt(token: string): Promise<Identity> {
-    refreshKeys();
+    await refreshKeys();
     const cached = verified.get(token);
     if (cached && cached.until > Date.now()) return cached.identity;
     verified.delete(token);

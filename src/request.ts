@@ -412,8 +412,8 @@ export function responses(status: number, description: string, schema: z.ZodType
     {
       [status]: { description, ...(schema ? { content: { 'application/json': { schema } } } : {}) },
     };
-  // Whatever takes a token is limited.
-  for (const problem of problems.includes(401) ? [...problems, 429] : problems) {
+  // Whatever takes a token is limited, and not there while the org is being erased.
+  for (const problem of problems.includes(401) ? [...problems, 409, 429] : problems) {
     described[problem] = {
       description: problemTexts[problem] ?? 'Problem',
       content: { 'application/problem+json': { schema: problemSchema } },
@@ -427,7 +427,7 @@ const problemTexts: Record<number, string> = {
   401: 'The token is missing or not valid',
   403: 'The token does not have the permission',
   404: 'There is no such thing in this org',
-  409: 'The request conflicts with the present state',
+  409: 'The request conflicts with the present state, or the org is being erased',
   413: 'The body is too large',
   415: 'Content-Type or Content-Encoding is not supported',
   422: 'A limit of the org is reached, or an Idempotency-Key was used with another body',

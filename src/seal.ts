@@ -3,6 +3,8 @@
 import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:crypto';
 
 const shownSecret = '••••';
+// Others are never sealed, whatever they look like.
+const sealable = new Set(['headers', 'secret', 'password', 'bearer_token', 'url', 'smtp_url']);
 const ivBytes = 12;
 const tagBytes = 16;
 
@@ -58,11 +60,13 @@ export function createSealer(keys: readonly Buffer[]): Sealer {
         const shown = shownOf(type, name, value);
         return shown === null ? value : sealText(orgId, value, shown);
       }),
-    open: (orgId, config) => mapTexts(config, (value) => openText(orgId, value)),
+    open: (orgId, config) =>
+      mapTexts(config, (value, name) => (sealable.has(name) ? openText(orgId, value) : value)),
     isStale(config) {
       let isStale = false;
-      mapTexts(config, (value) => {
-        if (isSealed(value) && value.split(':', 2)[1] !== (current ?? '0')) isStale = true;
+      mapTexts(config, (value, name) => {
+        if (sealable.has(name) && isSealed(value) && value.split(':', 2)[1] !== (current ?? '0'))
+          isStale = true;
         return value;
       });
       return isStale;
@@ -76,7 +80,7 @@ function isSealed(value: string): boolean {
 
 /** What may be shown of a text of a channel's configuration; null where all of it may. A header has the name headers. */
 function shownOf(type: string, name: string, value: string): string | null {
-  if (['headers', 'secret', 'password', 'bearer_token'].includes(name)) return shownSecret;
+  if (sealable.has(name) && !name.endsWith('url')) return shownSecret;
   // Of Slack's the path is the secret; others may carry one in it, in the query or before the host.
   if (name === 'smtp_url' || (name === 'url' && (type !== 'alertmanager' || /[@?]/.test(value)))) {
     const { protocol, host } = new URL(value);

@@ -202,9 +202,10 @@ as $$
   select coalesce(
     jsonb_object_agg(
       c.key,
-      case jsonb_typeof(c.value)
-        when 'object' then (select jsonb_object_agg(h.key, lib.shown_secret(h.value)) from jsonb_each(c.value) as h)
-        else lib.shown_secret(c.value)
+      case
+        when c.key = 'headers' then (select jsonb_object_agg(h.key, lib.shown_secret(h.value)) from jsonb_each(c.value) as h)
+        when c.key in ('secret', 'password', 'bearer_token', 'url', 'smtp_url') then lib.shown_secret(c.value)
+        else c.value
       end
     ),
     '{}'

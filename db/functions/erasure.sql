@@ -47,7 +47,7 @@ begin
   where o.id = _org_id
   returning * into _erasure;
   perform lib.audit(_org_id, _actor, _request, 'org.erase', 'erasure', _erasure.id::text, null, lib.erasure_fields(_erasure));
-  perform queue.erase(_erasure.starts_at);
+  perform queue.erase(_erasure.id, _erasure.starts_at);
   return lib.erasure_fields(_erasure);
 end
 $$;
@@ -69,7 +69,9 @@ begin
   perform set_config('obs.org_id', _org_id::text, true);
   -- The org first, as the erasure itself does.
   perform 1 from obs.org o where o.id = _org_id for no key update;
-  select * into _before from obs.erasure e where e.id = _id and e.org_id = _org_id for update;
+  select * into _before from obs.erasure e
+  where e.id = _id and e.org = (select o.external_id from obs.org o where o.id = _org_id)
+  for update;
   if not found then
     return null;
   end if;
@@ -148,16 +150,20 @@ begin
       when e.erased_before > _now + interval '1 day' then e.started_at + _settling <= _now
       else true
     end
+    and pg_try_advisory_xact_lock(hashtext('obs.erase'), hashtext(e.id::text))
   order by e.starts_at, e.id
-  limit 1
-  for update skip locked;
+  limit 1;
   if not found then
     return null;
   end if;
 
   if _erasure.started_at is null then
-    -- Whoever makes something of the org waits for this, and then finds no org.
+    -- Whoever makes something of the org waits for this, and then finds no org. It may have been cancelled meanwhile.
     perform 1 from obs.org o where o.id = _erasure.org_id for update;
+    perform 1 from obs.erasure e where e.id = _erasure.id and e.cancelled_at is null and e.started_at is null for update;
+    if not found then
+      return job.erase_next(_now);
+    end if;
     _deleted := jsonb_build_object();
     for _table in
       select c.oid::regclass as relation, c.relname
@@ -177,6 +183,7 @@ begin
     delete from obs.dirty_range d where d.org_id = _erasure.org_id;
     delete from obs.log_arrival a where a.org_id = _erasure.org_id;
     delete from obs.org o where o.id = _erasure.org_id;
+    perform queue.erase(_erasure.id, _now + _settling);
     return _erasure.org;
   end if;
 
@@ -185,6 +192,13 @@ begin
     when _erasure.erased_before > _now + interval '1 day' then 'infinity'
     else greatest(_erasure.erased_before, coalesce(lib.oldest_recorded(), _now)) + interval '7 days'
   end;
+  -- A roll-up that began before would put rows back.
+  if _until = 'infinity' and not pg_try_advisory_xact_lock(hashtext('obs.refresh_tier')) then
+    return null;
+  end if;
+  -- Of flushes that ended late, too.
+  delete from obs.dirty_range d where d.org_id = _erasure.org_id;
+  delete from obs.log_arrival a where a.org_id = _erasure.org_id;
   _deleted := lib.delete_recorded(_erasure.parents, _until);
   update obs.erasure e
   set

@@ -149,16 +149,16 @@ as $$
 $$;
 comment on function queue.send is 'The job that delivers a notification that belongs to no group.';
 
-create function queue.erase(_run_at timestamptz)
+create function queue.erase(_erasure_id uuid, _run_at timestamptz)
 returns void
 language sql
 volatile
 security definer
 set search_path = ''
 as $$
-  select queue.add_earliest('erase_orgs', json_build_object(), 'erase_orgs', _run_at)
+  select queue.add_earliest('erase_orgs', json_build_object('erasure_id', _erasure_id), 'erase_orgs:' || _erasure_id, _run_at)
 $$;
-comment on function queue.erase is 'The job that erases orgs whose time has come.';
+comment on function queue.erase is 'The job that goes on with an erasure, and with others whose time has come.';
 
 create function queue.heal_alerts(
   _evaluate_org_ids int[],

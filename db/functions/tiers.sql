@@ -539,7 +539,9 @@ volatile
 security definer
 set search_path = ''
 as $$
-  select obs.refresh_tier(_tier, _now)
+  -- An erasure's end waits for it.
+  select pg_advisory_xact_lock_shared(hashtext('obs.refresh_tier'));
+  select obs.refresh_tier(_tier, _now);
 $$;
 comment on function job.refresh_tier is
   'Rolls up what of a tier is due, a day at the most; true when there is more to do. Community edition: false, its policies do it.';
@@ -551,7 +553,9 @@ volatile
 security definer
 set search_path = ''
 as $$
-  select obs.refresh_dirty_ranges(_now)
+  -- An erasure's end waits for it.
+  select pg_advisory_xact_lock_shared(hashtext('obs.refresh_tier'));
+  select obs.refresh_dirty_ranges(_now);
 $$;
 comment on function job.refresh_dirty_ranges is
   'Rolls up again what late samples changed; returns the number of ranges. Community edition: 0, its scheduler does it.';

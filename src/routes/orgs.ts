@@ -427,7 +427,7 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
       const after = pageAfter(query.cursor);
       const rows = await sql<{ erasure: Erasure; cursor: string }[]>`
         select erasure, cursor from api.list_erasures(
-          ${c.var.principal.orgId}, ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit + 1}
+          ${await orgIdNow(c)}, ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit + 1}
         )`;
       const { page, next_cursor } = pageOf(rows, query.limit);
       return c.json({
@@ -436,6 +436,12 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
       } satisfies z.infer<typeof erasureListSchema>);
     },
   );
+
+  // What is known of the org may be of before its erasure.
+  async function orgIdNow(c: Context<AuthEnv>): Promise<number> {
+    orgs.forget(c.var.principal.org);
+    return (await orgs.open(c.var.principal.org)).orgId;
+  }
 
   const missingErasure = () => new Problem(404, 'not_found', 'There is no such erasure.');
 
@@ -455,7 +461,7 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
       const id = c.req.param('id')!;
       const [row] = isUuid(id)
         ? await sql<{ erasure: Erasure | null }[]>`
-            select api.get_erasure(${c.var.principal.orgId}, ${id}::text::uuid) as erasure`
+            select api.get_erasure(${await orgIdNow(c)}, ${id}::text::uuid) as erasure`
         : [];
       if (!row?.erasure) throw missingErasure();
       return c.json(row.erasure);

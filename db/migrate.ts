@@ -104,8 +104,9 @@ function runDbmate(
   if (run.status === 0) return;
   // With a job of TimescaleDB's scheduler, which may be at work on the same tables. A migration is a transaction: what
   // was rolled back is applied again.
-  if (!output.includes('deadlock detected') || attemptsLeft === 1)
-    throw new Error(`dbmate failed: ${run.error?.message ?? output}`);
+  // Nor are roles one database's alone: another's migration may be at them.
+  const isTransient = /deadlock detected|tuple concurrently updated/.test(output);
+  if (!isTransient || attemptsLeft === 1) throw new Error(`dbmate failed: ${run.error?.message ?? output}`);
   runDbmate(databaseUrl, edition, log, attemptsLeft - 1);
 }
 

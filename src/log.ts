@@ -17,7 +17,7 @@ export function createLog(config: Config, processName: string): Logger {
 const secrets: [RegExp, string][] = [
   [/\beyJ[\w-]{5,}\.[\w-]*\.[\w-]*/g, '[JWT]'],
   [/\bobs_[0-9a-f]{8,}/g, '[API token]'],
-  [/\b(bearer|basic)(\s+|%20)[^\s"\\]+/gi, '$1 [credentials]'],
+  [/\b(bearer|basic)(\s+|%20)[^\s"\\]{8,}/gi, '$1 [credentials]'],
   [/(\b[a-z][a-z+]{0,20}:\/\/[^\s"/:@]*:)[^\s"/@]+@/gi, '$1[password]@'],
 ];
 

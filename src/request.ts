@@ -73,6 +73,8 @@ export function parseJson(c: Context, body: Buffer, parse = parseStrictly): unkn
     return parse(body);
   } catch (error) {
     if (error instanceof Problem) throw error;
+    // Of a parser that goes as deep as the body does.
+    if (error instanceof RangeError) throw invalid([{ path: '', message: 'the body is nested too deep' }]);
     throw invalid([
       { path: '', message: `the body is not valid JSON: ${(error as Error).message.slice(0, 200)}` },
     ]);

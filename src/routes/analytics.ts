@@ -26,7 +26,7 @@ const selection = {
 const analyticsQuerySchema = z.strictObject(selection);
 const correlationsQuerySchema = z.strictObject({
   ...selection,
-  q: z.string().max(255).optional(),
+  q: text(255).optional(),
   limit: wholeNumber(1, 100).default(20),
 });
 

@@ -136,7 +136,7 @@ const columnsAnswerSchema = z
   .openapi('MetricsColumns');
 
 const listQuerySchema = z.strictObject({
-  q: z.string().max(255).optional(),
+  q: text(255).optional(),
   service_name: text(limits.serviceNameLength).optional(),
   limit: z.coerce.number('expected a whole number').int().min(1).max(1000).default(100),
   cursor: cursorSchema.optional(),

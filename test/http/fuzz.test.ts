@@ -420,7 +420,7 @@ const idsOf = (org: Org, path: string) => org.ids.get(path) ?? [];
 
 // Nothing of how the service is made. Not in what it documents, where some of it is a word like any other.
 const insides =
-  /node_modules|\/(?:root|work|tmp|usr|home|opt|var)\/|\.[tj]s:\d+|\bat [\w.<>]+ \(|\b(?:api|lib|job|obs|queue|pg_catalog|graphile_worker)\.\w+\(?|relation "|column "|violates|syntax error at|duplicate key|SQLSTATE|postgres(?:ql)?:\/\/|obs_api|PostgresError|(?:Type|Range|Syntax)Error|Cannot read|call stack/;
+  /node_modules|\/(?:root|work|tmp|usr|home|opt|var)\/|\.[tj]s:\d+|\bat [\w.<>]+ \(|\b(?:api|lib|job|obs|queue|pg_catalog|graphile_worker)\.\w+\(?|relation "|column "|violates|syntax error at|duplicate key|SQLSTATE|postgres(?:ql)?:\/\/|obs_api|PostgresError|(?:Type|Range|Syntax)Error|Cannot read|call stack|Unicode (?:escape|low|high)|invalid (?:input syntax|byte sequence)|out of range for type/;
 const isDocument = (path: string) => /^\/(openapi\.json|docs|metrics)/.test(path);
 
 /** What was wrong, by fault and route: how often, and with which request at first. */

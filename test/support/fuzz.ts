@@ -365,7 +365,9 @@ export function createFuzz(document: Document, random: Random, cursors: () => st
           Array.from({ length: random.below(4) }, () => [random.pick(wildTexts), wildValue(depth + 1)]),
         );
       default:
-        return random.chance(0.1) ? nested(random.pick([25, 500, 10_000])) : random.letters(random.below(50));
+        return random.chance(0.4)
+          ? nested(random.pick([25, 3000, 20_000]))
+          : random.letters(random.below(50));
     }
   }
 

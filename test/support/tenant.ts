@@ -64,7 +64,11 @@ export async function fillTenant(api: TestApi, options: TenantOptions): Promise<
   const org = named('Org');
   const used = { requests: 0, samples: 0, log_lines: 0 };
   // The address comes from a proxy that is trusted.
-  const headers = { 'X-Forwarded-For': named('address'), 'X-Request-Id': named('request') };
+  const address = `2001:db8::${Buffer.from(marker)
+    .toString('hex')
+    .slice(-8)
+    .replace(/^(.{4})/, '$1:')}`;
+  const headers = { 'X-Forwarded-For': address, 'X-Request-Id': named('request') };
   let token = await signToken({ org_id: org });
   const call: Tenant['call'] = (method, path, more = {}) => {
     used.requests++;
@@ -318,7 +322,7 @@ export async function fillTenant(api: TestApi, options: TenantOptions): Promise<
       key: named('idempotency'),
       actor: named('actor'),
       request: named('request'),
-      address: named('address'),
+      address,
       lineId: logs[0].id,
       alert: firing,
       alertName: named('alert'),

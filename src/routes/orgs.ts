@@ -395,7 +395,7 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
       summary: 'Erase all that the org has',
       description:
         'Metrics, logs, services, rules, alerts, channels, tokens, usage and settings. From now on the service takes nothing for the org (409, org_erasing); ten seconds later a worker begins, and until then it can be ' +
-        'cancelled. The answer is its receipt, which stays; so does the audit log, for its own retention. A token of an issuer that is used afterwards finds the org empty.',
+        'cancelled. What can be seen of it is gone at once then, and the last of what lies below within a minute or two. The answer is its receipt, which stays; so does the audit log, for its own retention. A token of an issuer that is used afterwards finds the org empty.',
       request: { body: { required: true, content: { 'application/json': { schema: newErasureSchema } } } },
       responses: responses(202, 'It will be done', erasureSchema, [400, 401, 403, 409, 413, 415, 503]),
     }),

@@ -97,6 +97,8 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
       })
     : undefined;
   let keysAt = performance.now();
+  // Counts how often the key set was fetched anew.
+  let generation = 0;
   // Verified tokens, so that verification is paid once a token and not once a request.
   const verified = new LRUCache<string, { identity: Identity; until: number }>({ max: 10_000 });
   const apiTokens = new LRUCache<string, Identity | Unauthorized>({
@@ -115,7 +117,10 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
     keysAt = performance.now();
     const refreshed = keySet.reload().then(
       // What was verified with a key that is not there any more is verified again.
-      () => verified.clear(),
+      () => {
+        generation++;
+        verified.clear();
+      },
       () => {},
     );
     if (age < 2 * keySetMs) return undefined;
@@ -174,6 +179,7 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
     verified.delete(token);
     let payload: JWTPayload;
     let isOfSecret: boolean;
+    const generationBefore = generation;
     try {
       ({ payload, isOfSecret } = await verify(token));
     } catch (error) {
@@ -194,6 +200,8 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
       tokenKey: hashOf(token).toString('base64url'),
       tokenId: null,
     };
+    // Verified with keys that were replaced meanwhile it is good for this once.
+    if (generation !== generationBefore) return identity;
     verified.set(token, {
       identity,
       until: isOfSecret ? expiresAt : Math.min(expiresAt, Date.now() + keySetMs),

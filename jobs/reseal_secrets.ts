@@ -11,7 +11,7 @@ export function resealSecrets(sql: Sql, sealer: Sealer, log: Logger): Task {
     >`select id, org_id, type, config from job.list_channel_configs()`;
     let resealed = 0;
     for (const { id, org_id, type, config } of channels) {
-      if (abortSignal?.aborted || !sealer.isStale(config)) continue;
+      if (abortSignal?.aborted || !sealer.isStale(config, type)) continue;
       try {
         const anew = sealer.seal(org_id, type, sealer.open(org_id, config));
         // One that was changed meanwhile is left for the next time.

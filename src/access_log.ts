@@ -53,11 +53,11 @@ export function createAccessLog(sql: Sql, log: Logger): RecordAccess {
   return (orgId, access) => {
     const batch = batches.get(orgId) ?? { rows: new Map(), recorded: Promise.withResolvers<void>() };
     batches.set(orgId, batch);
-    const { actor, tokenId, action, outcome, status, address, target, requestId } = access;
+    const { actor, tokenId, action, outcome, status, address, requestId } = access;
     // Who hammers at a door writes a line for each look at it, not one for each knock. Each read is one of its own.
     const key =
       outcome === 'refused'
-        ? JSON.stringify([actor, tokenId, action, target, status, address])
+        ? JSON.stringify([actor, tokenId, action, status, address])
         : `${requestId} ${batch.rows.size}`;
     const same = batch.rows.get(key);
     if (same) same.count++;

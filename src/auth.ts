@@ -31,6 +31,9 @@ export interface Identity {
   tokenId: string | null;
 }
 
+/** An API token is one of an org, and not of whatever has its name. */
+type ApiIdentity = Identity & Pick<OrgState, 'orgId'>;
+
 /** Who is asking, and what there is to know of the org. */
 export interface Principal extends Identity, OrgState {}
 
@@ -44,6 +47,8 @@ export type AuthEnv = {
     pass: (c: Context<AuthEnv>, permission: Permission, next: Next) => Promise<void>;
     /** Whether the request would pass still, for answers that take long. */
     mayStill: () => Promise<boolean>;
+    /** Waits for the org's place among those whose queries are under way. */
+    enter?: () => Promise<void>;
     /** Gives back the org's place among those whose queries are under way; see createGate. */
     leave?: () => void;
   };
@@ -73,7 +78,7 @@ export interface Authenticator {
   /** Answers who a bearer token stands for, or rejects with Unauthorized, or 503 when that cannot be found out. */
   authenticate(token: string): Promise<Principal>;
   /** To be called when this process changes or deletes an API token: from then on it goes by what is stored. */
-  forgetToken(id: string): void;
+  forgetTokens(): void;
 }
 
 // A token that was revoked by another process is good for so long at most.
@@ -101,7 +106,7 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
   let generation = 0;
   // Verified tokens, so that verification is paid once a token and not once a request.
   const verified = new LRUCache<string, { identity: Identity; until: number }>({ max: 10_000 });
-  const apiTokens = new LRUCache<string, Identity | Unauthorized>({
+  const apiTokens = new LRUCache<string, ApiIdentity | Unauthorized>({
     max: 10_000,
     ttl: tokenMs,
     fetchMethod: (token) => findToken(token),
@@ -209,11 +214,12 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
     return identity;
   }
 
-  async function findToken(token: string): Promise<Identity | Unauthorized> {
+  async function findToken(token: string): Promise<ApiIdentity | Unauthorized> {
     const [row] = await sql<
       {
         id: string;
         org: string;
+        org_id: number;
         name: string;
         role: string;
         permissions: string[] | null;
@@ -226,29 +232,32 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
     if (row.revoked_at) return new Unauthorized('The token is revoked.', known);
     return {
       ...known,
+      orgId: row.org_id,
       permissions: grantedBy([row.role], row.permissions ?? undefined),
       expiresAt: row.expires_at?.getTime() ?? Number.POSITIVE_INFINITY,
       tokenKey: row.id,
     };
   }
 
-  async function verifyApiToken(token: string): Promise<Identity> {
+  async function verifyApiToken(token: string): Promise<Principal> {
     if (!isApiToken(token)) throw new Unauthorized('The token is not valid.');
     const found = (await apiTokens.fetch(token))!;
     if (found instanceof Unauthorized) throw found;
     if (found.expiresAt <= Date.now()) throw new Unauthorized('The token has expired.', found);
-    return found;
+    // It goes with its org: of one that was erased and has come into being again it is not.
+    const state = orgs.known(found.org) ?? (await orgs.find(found.org));
+    if (state?.orgId !== found.orgId) throw new Unauthorized('The token is not valid.');
+    return { ...found, ...state };
   }
 
   return {
     async authenticate(token) {
-      const identity = await (token.startsWith(apiTokenStart) ? verifyApiToken(token) : verifyJwt(token));
+      if (token.startsWith(apiTokenStart)) return verifyApiToken(token);
+      const identity = await verifyJwt(token);
       return { ...identity, ...(orgs.known(identity.org) ?? (await orgs.open(identity.org))) };
     },
-    forgetToken(id) {
-      for (const [token, found] of apiTokens.entries())
-        if (('known' in found ? found.known?.tokenId : found.tokenId) === id) apiTokens.delete(token);
-    },
+    // All, since one that is being looked up is not known by its id yet.
+    forgetTokens: () => apiTokens.clear(),
   };
 }
 

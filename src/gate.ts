@@ -43,7 +43,8 @@ export function createGate(options: GateOptions) {
 
   async function pass(c: Context<AuthEnv>, permission: Permission, next: Next) {
     const { principal } = c.var;
-    const endpointClass = classOf(permission);
+    const isRead = ['GET', 'HEAD'].includes(c.req.method);
+    const endpointClass = isRead ? 'query' : classOf(permission);
     const headers = await rateLimit(principal, endpointClass).catch((error) => {
       usage.add(principal.orgId, 'refused', 1);
       throw error;
@@ -57,12 +58,19 @@ export function createGate(options: GateOptions) {
       throw new Problem(409, 'org_erasing', 'The organisation is being erased: see /api/v1/org/erasures.');
     }
     c.set('mayStill', () => mayStill(c, principal, permission));
-    const leave = endpointClass === 'ingest' ? undefined : await enter(principal);
-    c.set('leave', leave);
+    if (endpointClass !== 'ingest') {
+      c.set('enter', async () => {
+        // Once, however often the body is asked for.
+        c.set('enter', undefined);
+        c.set('leave', await enter(c, principal));
+      });
+      // Nobody's place waits for a client to send what it wants: see readBody.
+      if (!hasBody(c)) await c.var.enter!();
+    }
     try {
       await next();
     } finally {
-      leave?.();
+      c.var.leave?.();
     }
     if (c.res.status >= 400) return;
     // Whoever changes something sees it in the next answer. (Metrics and logs are in none.)
@@ -104,9 +112,16 @@ export function createGate(options: GateOptions) {
     }
   }
 
-  async function enter({ orgId, limits }: Principal): Promise<() => void> {
+  async function enter(c: Context<AuthEnv>, { orgId, limits }: Principal): Promise<() => void> {
+    const asked = performance.now();
     const leave = await share.enter(orgId, limits.concurrent_queries);
-    if (leave) return leave;
+    if (leave) {
+      const waitedMs = performance.now() - asked;
+      if (waitedMs < 100 || (waitedMs < maxWaitMs && !c.req.raw.signal.aborted)) return leave;
+      // Nobody waits for it any more: it is not done.
+      leave();
+      throw unavailable('too_many_queries', 'The request waited too long for its turn.');
+    }
     usage.add(orgId, 'refused', 1);
     throw new Problem(
       429,
@@ -115,6 +130,13 @@ export function createGate(options: GateOptions) {
       { headers: { 'Retry-After': '1' } },
     );
   }
+}
+
+// Shorter than any request may take, so that it is not answered before it is given up.
+const maxWaitMs = 30_000;
+
+function hasBody(c: Context): boolean {
+  return Number(c.req.header('Content-Length') ?? 0) > 0 || c.req.header('Transfer-Encoding') !== undefined;
 }
 
 function tokenOf(c: Context<AuthEnv>): string {

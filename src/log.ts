@@ -15,7 +15,7 @@ export function createLog(config: Config, processName: string): Logger {
 
 // Whatever found its way into a line, from the path that a client chose to the message of a library's error.
 const secrets: [RegExp, string][] = [
-  [/\beyJ[\w-]{5,}\.[\w-]*\.[\w-]*/g, '[JWT]'],
+  [/(?<![\w-])eyJ[\w-]{5,4000}\.[\w-]*\.[\w-]*/g, '[JWT]'],
   [/\bobs_[0-9a-f]{8,}/g, '[API token]'],
   [/\b(bearer|basic)(\s+|%20)[^\s"\\]{8,}/gi, '$1 [credentials]'],
   [/(\b[a-z][a-z+]{0,20}:\/\/[^\s"/:@]*:)[^\s"/@]+@/gi, '$1[password]@'],

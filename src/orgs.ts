@@ -62,7 +62,11 @@ export function createOrgCache(sql: Sql, defaults: OrgLimits): OrgCache {
   return {
     known: (org) => states.get(org),
     open: async (org) => (await states.fetch(org))!,
-    find: (org) => ask(org, false),
+    async find(org) {
+      const state = await ask(org, false);
+      if (state) states.set(org, state);
+      return state;
+    },
     forget: (org) => states.delete(org),
   };
 }

@@ -27,6 +27,7 @@ function tooLarge(maxBytes: number) {
 /** The body's bytes, decompressed; at most maxBytes after that too. */
 export async function readBody(c: Context, maxBytes: number): Promise<Buffer> {
   const body = await readBytes(c, maxBytes);
+  await c.get('enter')?.();
   const encoding = c.req.header('Content-Encoding')?.trim().toLowerCase();
   if (!encoding || encoding === 'identity') return body;
   const decode = Object.hasOwn(decoders, encoding) ? decoders[encoding] : undefined;

@@ -16,8 +16,8 @@ export interface Sealer {
   seal(orgId: number, type: string, config: Record<string, unknown>): Record<string, unknown>;
   /** The configuration as it was given. Throws a SealError for what these keys cannot open. */
   open(orgId: number, config: Record<string, unknown>): Record<string, unknown>;
-  /** Whether something of it is sealed with another than the first key. */
-  isStale(config: Record<string, unknown>): boolean;
+  /** Whether something of it is sealed with another than the first key, or (of a type) should be and is not. */
+  isStale(config: Record<string, unknown>, type?: string): boolean;
 }
 
 /** keys: of 32 bytes; the first seals, each can open. None: values are kept readable. */
@@ -62,11 +62,11 @@ export function createSealer(keys: readonly Buffer[]): Sealer {
       }),
     open: (orgId, config) =>
       mapTexts(config, (value, name) => (sealable.has(name) ? openText(orgId, value) : value)),
-    isStale(config) {
+    isStale(config, type) {
       let isStale = false;
       mapTexts(config, (value, name) => {
-        if (sealable.has(name) && isSealed(value) && value.split(':', 2)[1] !== (current ?? '0'))
-          isStale = true;
+        if (sealable.has(name) && isSealed(value)) isStale ||= value.split(':', 2)[1] !== (current ?? '0');
+        else if (type !== undefined && shownOf(type, name, value) !== null) isStale = true;
         return value;
       });
       return isStale;

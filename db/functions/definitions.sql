@@ -193,7 +193,7 @@ as $$
 $$;
 comment on function lib.end_rule_alerts is 'Resolves the open alerts of a rule; those that are pending go.';
 
-create function lib.mask_config(_config jsonb)
+create function lib.mask_config(_type text, _config jsonb)
 returns jsonb
 language sql
 immutable
@@ -204,7 +204,8 @@ as $$
       c.key,
       case
         when c.key = 'headers' then (select jsonb_object_agg(h.key, lib.shown_secret(h.value)) from jsonb_each(c.value) as h)
-        when c.key in ('secret', 'password', 'bearer_token', 'url', 'smtp_url') then lib.shown_secret(c.value)
+        when c.key in ('secret', 'password', 'bearer_token', 'smtp_url') or c.key = 'url' and (_type <> 'alertmanager' or c.value #>> '{}' ~ '^sealed:')
+          then lib.shown_secret(c.value)
         else c.value
       end
     ),
@@ -219,9 +220,9 @@ returns jsonb
 language sql
 immutable
 as $$
-  select case when _value #>> '{}' ~ '^sealed:' then to_jsonb(regexp_replace(_value #>> '{}', '^sealed:[^:]*:[^:]*:', '')) else _value end
+  select case when _value #>> '{}' ~ '^sealed:' then to_jsonb(regexp_replace(_value #>> '{}', '^sealed:[^:]*:[^:]*:', '')) else to_jsonb('••••'::text) end
 $$;
-comment on function lib.shown_secret is 'What may be shown of a value of a channel''s configuration: of one that is sealed its last part (src/seal.ts), of others all.';
+comment on function lib.shown_secret is 'What may be shown of a value of a channel''s configuration: of one that is sealed its last part (src/seal.ts), of others nothing.';
 
 create function lib.change_config(_config jsonb, _changes jsonb)
 returns jsonb
@@ -247,7 +248,7 @@ stable
 set search_path = ''
 as $$
   select _definition - 'org_id' || case _kind
-    when 'channel' then jsonb_build_object('config', lib.mask_config(_definition -> 'config'))
+    when 'channel' then jsonb_build_object('config', lib.mask_config(_definition ->> 'type', _definition -> 'config'))
     when 'alert_rule' then (
       select jsonb_build_object(
         'next_evaluation_at', t.next_evaluation_at, 'last_evaluation_at', t.last_evaluation_at, 'last_evaluation_ms', t.last_evaluation_ms,
@@ -286,7 +287,7 @@ immutable
 set search_path = ''
 as $$
   select _definition - array['org_id', 'tree', 'label_templates', 'annotation_templates'] || case
-    when _kind = 'channel' then jsonb_build_object('config', lib.mask_config(_definition -> 'config'))
+    when _kind = 'channel' then jsonb_build_object('config', lib.mask_config(_definition ->> 'type', _definition -> 'config'))
     else '{}'
   end
 $$;
@@ -341,6 +342,9 @@ begin
     return null;
   end if;
   if _kind = 'alert_rule' then
+    -- In the order of an evaluation.
+    perform 1 from obs.alert_rule_state t where t.rule_id = _id and t.org_id = _org_id for update;
+    _before := lib.find_definition(_org_id, _kind, _id);
     _id := lib.put_rule(_org_id, _id, _fields, _actor);
     perform lib.schedule_rules(_org_id, now());
   elsif _id is null then

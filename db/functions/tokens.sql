@@ -2,6 +2,7 @@ create function api.find_token(_hash bytea)
 returns table (
   id uuid,
   org text,
+  org_id int,
   name text,
   role text,
   permissions jsonb,
@@ -24,7 +25,7 @@ begin
   end if;
   perform set_config('obs.org_id', _token.org_id::text, true);
   return query
-  select _token.id, o.external_id, _token.name, _token.role, to_jsonb(_token.permissions), _token.expires_at, _token.revoked_at
+  select _token.id, o.external_id, _token.org_id, _token.name, _token.role, to_jsonb(_token.permissions), _token.expires_at, _token.revoked_at
   from obs.org o
   where o.id = _token.org_id;
 end

@@ -439,8 +439,11 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
 
   // What is known of the org may be of before its erasure.
   async function orgIdNow(c: Context<AuthEnv>): Promise<number> {
-    orgs.forget(c.var.principal.org);
-    return (await orgs.open(c.var.principal.org)).orgId;
+    const { org, orgId, tokenId } = c.var.principal;
+    orgs.forget(org);
+    // An API token makes no org: it went with its own.
+    const state = await (tokenId === null ? orgs.open(org) : orgs.find(org));
+    return state?.orgId ?? orgId;
   }
 
   const missingErasure = () => new Problem(404, 'not_found', 'There is no such erasure.');

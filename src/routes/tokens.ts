@@ -126,7 +126,7 @@ export function tokenRoutes({ sql, maxBodyBytes, authenticator }: TokenDependenc
         ${orgId}, ${id}::text::uuid, ${JSON.stringify(fields)}::text::jsonb, ${subject}, ${requestOf(c)}::text::jsonb
       ) as token`;
     if (!row!.token) throw missing();
-    authenticator.forgetToken(id);
+    authenticator.forgetTokens();
     return row!.token;
   }
 
@@ -228,12 +228,11 @@ export function tokenRoutes({ sql, maxBodyBytes, authenticator }: TokenDependenc
       const before = await find(c);
       // Of one that is beyond the reach of who changes it nothing is to change, such as its end.
       checkReach(c, before.role, before.permissions);
-      checkReach(
-        c,
-        given.role ?? before.role,
-        given.permissions === undefined ? before.permissions : given.permissions,
-      );
-      return c.json(await change(c, before.id, given));
+      const role = given.role ?? before.role;
+      const permissions = given.permissions === undefined ? before.permissions : given.permissions;
+      checkReach(c, role, permissions);
+      // Both, as they were checked: another change may have come in between.
+      return c.json(await change(c, before.id, { ...given, role, permissions }));
     },
   );
 
@@ -274,7 +273,7 @@ export function tokenRoutes({ sql, maxBodyBytes, authenticator }: TokenDependenc
       const { orgId, subject } = c.var.principal;
       const { id } = await find(c);
       await sql`select api.delete_token(${orgId}, ${id}::text::uuid, ${subject}, ${requestOf(c)}::text::jsonb)`;
-      authenticator.forgetToken(id);
+      authenticator.forgetTokens();
       return c.body(null, 204);
     },
   );

@@ -1,4 +1,5 @@
 // Bounds that protect the service: body size, ingest buffer, series cache, statement time.
+import net from 'node:net';
 import { gzipSync } from 'node:zlib';
 import { expect, test } from 'vitest';
 import { useApi } from '../support/api.ts';
@@ -180,4 +181,23 @@ test('a query that takes too long answers 504', async () => {
   const answer = await api.call('GET', '/api/v1/metrics');
   expect([answer.status, answer.body.code]).toEqual([504, 'timeout']);
   await blocked;
+});
+
+test('who sends what it asks for never keeps no place from others', async () => {
+  const { host, hostname, port } = new URL(api.url);
+  const authorizations = await Promise.all(
+    Array.from({ length: 30 }, async (_, i) => `Bearer ${await signToken({ org_id: `slow-${i % 15}` })}`),
+  );
+  const sockets = authorizations.map((Authorization) => {
+    const socket = net.connect(Number(port), hostname);
+    socket.write(
+      `POST /api/v1/metrics/query HTTP/1.1\r\nHost: ${host}\r\nAuthorization: ${Authorization}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{`,
+    );
+    return socket;
+  });
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  expect((await api.call('GET', '/api/v1/services')).status).toBe(200);
+  const own = await signToken({ org_id: 'slow-1' });
+  expect((await api.call('GET', '/api/v1/services', { token: own })).status).toBe(200);
+  for (const socket of sockets) socket.destroy();
 });

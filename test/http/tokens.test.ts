@@ -216,3 +216,29 @@ describe('who may make tokens', () => {
     }
   });
 });
+
+test('two changes at once of a token make no more of it than each of them may', async () => {
+  const token = await signToken({ permissions: ['tokens:read', 'tokens:write', 'metrics:read'] });
+  for (let i = 0; i < 20; i++) {
+    const { body } = await make({ role: 'viewer', permissions: ['metrics:read'] }, token);
+    const patch = (fields: object) => api.call('PATCH', `${tokens}/${body.id}`, { token, body: fields });
+    await Promise.all([patch({ role: 'admin' }), patch({ permissions: ['org:write', 'tokens:write'] })]);
+    expect(await statusOf(body.token, 'GET', '/api/v1/org')).toBe(403);
+    expect(await statusOf(body.token, 'PATCH', '/api/v1/org', {})).toBe(403);
+  }
+});
+
+test('a token goes with its org: of the one that comes after an erasure it is not', async () => {
+  const org_id = 'phoenix';
+  const { body } = await make({ role: 'admin' }, await signToken({ org_id }));
+  const call = (method: string, path: string, more: object = {}) =>
+    api.call(method, path, { token: body.token, ...more });
+  expect((await call('POST', '/api/v1/org/erasures', { body: { confirm: org_id } })).status).toBe(202);
+  expect((await call('GET', '/api/v1/org/erasures')).status).toBe(200);
+  await api.sql`select job.erase_next(now() + interval '1 minute')`;
+  await call('GET', '/api/v1/org/erasures');
+  expect((await call('POST', tokens, { body: { name: 'successor', role: 'admin' } })).status).not.toBe(201);
+  await expect.poll(() => statusOf(body.token), { timeout: 8000 }).toBe(401);
+  expect(await statusOf(await signToken({ org_id }))).toBe(200);
+  expect(await statusOf(body.token)).toBe(401);
+});

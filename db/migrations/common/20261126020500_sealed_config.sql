@@ -6,7 +6,11 @@ returns text
 language sql
 immutable
 as $$
-  select 'sealed:0:' || translate(encode(convert_to(_value, 'UTF8'), 'base64'), E'\n', '') || ':' || _shown
+  select case
+    -- It is already, where this was undone once.
+    when _value ~ '^sealed:[0-9a-f]{8}:[A-Za-z0-9+/=]+:' then _value
+    else 'sealed:0:' || translate(encode(convert_to(_value, 'UTF8'), 'base64'), E'\n', '') || ':' || _shown
+  end
 $$;
 create function obs.seal_config(_type text, _config jsonb)
 returns jsonb

@@ -1,8 +1,7 @@
 // What authentication, rate limits, permission, audit and the share of queries add to a request: the same handler with and without them, in turn.
-import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import type { Server } from 'node:http';
-import net, { type AddressInfo } from 'node:net';
+import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { serve } from '@hono/node-server';
 import { createRoute, OpenAPIHono } from '@hono/zod-openapi';
@@ -22,6 +21,7 @@ import { endpoint } from '../src/request.ts';
 import { createShare } from '../src/share.ts';
 import { createUsage } from '../src/usage.ts';
 import { jwtSecret, signToken } from '../test/support/process.ts';
+import { createRedis, redisObstacle } from '../test/support/redis.ts';
 import { percentile } from './load.ts';
 
 const requests = 20_000;
@@ -29,25 +29,16 @@ const requests = 20_000;
 export async function benchGate(databaseUrl: string): Promise<void> {
   await run(databaseUrl, 'limits in memory');
   await run(databaseUrl, 'the same, and reads in the audit log', { auditReads: true });
-  if (spawnSync('redis-server', ['--version']).status !== 0) return;
-  const port = await freePort();
-  const server = spawn('redis-server', [
-    '--port',
-    String(port),
-    '--bind',
-    '127.0.0.1',
-    '--save',
-    '',
-    '--appendonly',
-    'no',
-  ]);
+  if (redisObstacle) return;
+  const server = await createRedis();
   try {
-    const redis = connectRedis(`redis://127.0.0.1:${port}`, pino({ level: 'silent' }));
+    await server.start();
+    const redis = connectRedis(server.url, pino({ level: 'silent' }));
     while (!redis.isUp()) await sleep(20);
     await run(databaseUrl, 'limits in Redis', { redis });
     redis.end();
   } finally {
-    server.kill();
+    await server.end();
   }
 }
 
@@ -121,12 +112,4 @@ async function run(
   console.log(
     `  ${what.padEnd(38)} p50 ${without!.toFixed(3)} ms without, ${with_!.toFixed(3)} ms with: ${((with_! - without!) * 1000).toFixed(0)} us more`,
   );
-}
-
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

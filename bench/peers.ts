@@ -2,10 +2,10 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
-import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { dataFolder } from '../db/server/find.ts';
+import { freePort } from '../test/support/redis.ts';
 import { type History, historySeries, historyTime, historyValue, hosts, oldTime } from './history.ts';
 import type { IngestTarget, Metric, Series } from './ingest.ts';
 import { type Row, runLoad } from './load.ts';
@@ -246,13 +246,4 @@ async function storeHistoryLines(url: string, history: History): Promise<History
   const why = metrics < history.metrics ? ', fewer than ours: more would take over four minutes' : '';
   console.log(`  stored ${metrics * hosts * history.ticks} samples of ${metrics * hosts} series${why}`);
   return { ...history, metrics };
-}
-
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as net.AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }

@@ -16,7 +16,7 @@ import { createAccessLog } from './access_log.ts';
 import { type AuthEnv, createAuthenticator } from './auth.ts';
 import type { Config } from './config.ts';
 import type { Session, Sql } from './db.ts';
-import { Problem, titles, toProblem, unavailable } from './errors.ts';
+import { Problem, problemDocument, toProblem, unavailable } from './errors.ts';
 import { createGate } from './gate.ts';
 import { createHotAnswers } from './hot_answers.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
@@ -242,19 +242,10 @@ export function createApp(options: AppOptions): Observability {
           ? unavailable('database_unavailable', error.message)
           : new Problem(error.status, 'refused', error.message)
         : toProblem(error);
-    return c.json(
-      {
-        type: 'about:blank',
-        title: titles[problem.status] ?? 'Error',
-        status: problem.status,
-        detail: problem.message,
-        code: problem.code,
-        request_id: c.var.requestId,
-        ...(problem.errors ? { errors: problem.errors } : {}),
-      },
-      problem.status as ContentfulStatusCode,
-      { ...problem.headers, 'Content-Type': 'application/problem+json' },
-    );
+    return c.json(problemDocument(problem, c.var.requestId), problem.status as ContentfulStatusCode, {
+      ...problem.headers,
+      'Content-Type': 'application/problem+json',
+    });
   });
 
   app.notFound((c) => {
@@ -385,8 +376,8 @@ const waitingQueries = 2_000;
 function addressOf(c: Context, trustedProxies: number): string {
   const forwarded =
     trustedProxies > 0 ? c.req.header('X-Forwarded-For')?.split(',').at(-trustedProxies)?.trim() : undefined;
-  // There is no connection where a test asks the app itself.
   if (forwarded && ipaddr.isValid(forwarded)) return forwarded;
+  // There is no connection where a test asks the app itself.
   return (c.env?.incoming ? getConnInfo(c).remote.address : undefined) ?? 'unknown';
 }
 

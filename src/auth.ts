@@ -245,7 +245,7 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
     if (found instanceof Unauthorized) throw found;
     if (found.expiresAt <= Date.now()) throw new Unauthorized('The token has expired.', found);
     // It goes with its org: of one that was erased and has come into being again it is not.
-    const state = orgs.known(found.org) ?? (await orgs.find(found.org));
+    const state = await orgs.find(found.org);
     if (state?.orgId !== found.orgId) throw new Unauthorized('The token is not valid.');
     return { ...found, ...state };
   }
@@ -254,7 +254,7 @@ export function createAuthenticator(config: Config, sql: Sql, orgs: OrgCache): A
     async authenticate(token) {
       if (token.startsWith(apiTokenStart)) return verifyApiToken(token);
       const identity = await verifyJwt(token);
-      return { ...identity, ...(orgs.known(identity.org) ?? (await orgs.open(identity.org))) };
+      return { ...identity, ...(await orgs.open(identity.org)) };
     },
     // All, since one that is being looked up is not known by its id yet.
     forgetTokens: () => apiTokens.clear(),

@@ -1,5 +1,4 @@
 // Every error a client can see: the Problem it is told (RFC 9457) and the one table from SQLSTATE to HTTP.
-import { randomUUID } from 'node:crypto';
 import { z } from '@hono/zod-openapi';
 
 export interface FieldError {
@@ -53,7 +52,7 @@ export const problemSchema = z
   })
   .openapi('Problem');
 
-export const titles: Record<number, string> = {
+const titles: Record<number, string> = {
   400: 'Bad Request',
   401: 'Unauthorized',
   403: 'Forbidden',
@@ -71,6 +70,19 @@ export const titles: Record<number, string> = {
   504: 'Gateway Timeout',
 };
 
+/** A problem as the client sees it (RFC 9457). */
+export function problemDocument(problem: Problem, requestId: string): z.infer<typeof problemSchema> {
+  return {
+    type: 'about:blank',
+    title: titles[problem.status] ?? 'Error',
+    status: problem.status,
+    detail: problem.message,
+    code: problem.code,
+    request_id: requestId,
+    ...(problem.errors ? { errors: problem.errors } : {}),
+  };
+}
+
 /** 400 with the fields that are wrong. At least one. */
 export function invalid(errors: FieldError[]): Problem {
   const [first] = errors;
@@ -84,23 +96,13 @@ export function unavailable(code: string, detail: string, cause?: unknown): Prob
   return new Problem(503, code, detail, { headers: { 'Retry-After': '1' }, cause });
 }
 
-/** The problem document of a request that could not be read at all. */
-export function unreadable(error?: { code?: string }) {
-  const isLong = error?.code === 'HPE_HEADER_OVERFLOW';
-  const isLate = error?.code === 'ERR_HTTP_REQUEST_TIMEOUT';
-  const status = isLong ? 431 : isLate ? 408 : 400;
-  return {
-    type: 'about:blank',
-    title: titles[status]!,
-    status,
-    detail: isLong
-      ? 'The headers of the request are longer than 16 KiB.'
-      : isLate
-        ? 'The request did not come in time.'
-        : 'The request is not valid HTTP.',
-    code: isLong ? 'headers_too_large' : isLate ? 'request_timeout' : 'malformed_request',
-    request_id: randomUUID(),
-  };
+/** What a request is answered with that could not be read at all, by the code of Node's error. */
+export function unreadable(code: string): Problem {
+  if (code === 'HPE_HEADER_OVERFLOW')
+    return new Problem(431, 'headers_too_large', 'The headers of the request are longer than 16 KiB.');
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
+    return new Problem(408, 'request_timeout', 'The request did not come in time.');
+  return new Problem(400, 'malformed_request', 'The request is not valid HTTP.');
 }
 
 // Codes of Node's sockets and of postgres.js for a database that cannot be reached or went away.

@@ -91,7 +91,7 @@ export function createGate(options: GateOptions) {
       if (error instanceof Unauthorized && error.known) {
         const { org, subject, tokenId } = error.known;
         // Not of an org that has never been: nobody is to make one with a token that is not good any more.
-        const state = orgs.known(org) ?? (await orgs.find(org));
+        const state = await orgs.find(org);
         if (state) await recordAccess(state.orgId, accessOf(c, { subject, tokenId }, 401)).catch(() => {});
       }
       throw error;
@@ -117,6 +117,7 @@ export function createGate(options: GateOptions) {
     const leave = await share.enter(orgId, limits.concurrent_queries);
     if (leave) {
       const waitedMs = performance.now() - asked;
+      // Only one that waited is worth the Request of the web's API, which `raw` makes.
       if (waitedMs < 100 || (waitedMs < maxWaitMs && !c.req.raw.signal.aborted)) return leave;
       // Nobody waits for it any more: it is not done.
       leave();

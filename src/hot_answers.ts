@@ -67,7 +67,7 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
 
   async function keyOf(orgId: number, key: string): Promise<string> {
     // Of processes that share them the one that changes something says so to all.
-    const name = `obs:generation:${orgId}`;
+    const name = generationKey(orgId);
     const shared = await attempt(async (client) => {
       // Random, not counted: a Redis that has lost it begins with none that has been.
       const known = await client.get(name);
@@ -93,9 +93,13 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
     },
     async forget(orgId) {
       generations.set(orgId, (generations.get(orgId) ?? 0) + 1);
-      await attempt((client) => client.set(`obs:generation:${orgId}`, randomUUID(), 'EX', generationSeconds));
+      await attempt((client) => client.set(generationKey(orgId), randomUUID(), 'EX', generationSeconds));
     },
   };
+}
+
+function generationKey(orgId: number): string {
+  return `obs:generation:${orgId}`;
 }
 
 function answerOf(body: string): Answer {

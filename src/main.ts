@@ -1,4 +1,5 @@
 // Starts the API; nothing else.
+import { randomUUID } from 'node:crypto';
 import type { Server } from 'node:http';
 import https from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -6,7 +7,7 @@ import { serve } from '@hono/node-server';
 import { createApp } from './app.ts';
 import { loadConfig } from './config.ts';
 import { connect, connectSession, listen } from './db.ts';
-import { isConnectionError, unreadable } from './errors.ts';
+import { codeOf, isConnectionError, problemDocument, unreadable } from './errors.ts';
 import { liftosServices, registerServices, self } from './liftos.ts';
 import { createLog } from './log.ts';
 import { connectRedis } from './redis.ts';
@@ -65,7 +66,7 @@ const stopReloading = config.tls ? reloadCertificate(server as https.Server, con
 // What Node refuses before there is a request.
 server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
   if (error.code === 'ECONNRESET' || !socket.writable) return socket.destroy();
-  const problem = unreadable(error);
+  const problem = problemDocument(unreadable(codeOf(error)), randomUUID());
   const body = JSON.stringify(problem);
   socket.end(
     `HTTP/1.1 ${problem.status} ${problem.title}\r\nContent-Type: application/problem+json\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,

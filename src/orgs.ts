@@ -16,11 +16,9 @@ export interface OrgState {
 }
 
 export interface OrgCache {
-  /** What is known of an org, by its external id. */
-  known(org: string): OrgState | undefined;
-  /** The same, asked of the database: it is made there at its first use. */
+  /** What there is to know of an org, by its external id. It is made at its first use. */
   open(org: string): Promise<OrgState>;
-  /** The same, undefined where there is no such org. */
+  /** The same of one that there is; undefined for any other. */
   find(org: string): Promise<OrgState | undefined>;
   /** To be called when this process has changed it. */
   forget(org: string): void;
@@ -60,9 +58,10 @@ export function createOrgCache(sql: Sql, defaults: OrgLimits): OrgCache {
     ignoreFetchAbort: true,
   });
   return {
-    known: (org) => states.get(org),
     open: async (org) => (await states.fetch(org))!,
     async find(org) {
+      const known = states.get(org);
+      if (known) return known;
       const state = await ask(org, false);
       if (state) states.set(org, state);
       return state;

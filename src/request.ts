@@ -267,13 +267,14 @@ export function toCursor(text: string): string {
   return Buffer.from(text).toString('base64url');
 }
 
-/** Of rows that were asked for with one more than the limit: a page, and the cursor of the next one. */
-export function pageOf<Row extends { cursor: string }>(
+/** Of rows that were asked for with one more than the limit: a page, and the cursor of the next one, which begins behind cursorOf its last row. */
+export function pageOf<Row>(
   rows: readonly Row[],
   limit: number,
+  cursorOf: (last: Row) => string,
 ): { page: Row[]; next_cursor: string | null } {
   const page = rows.slice(0, limit);
-  return { page, next_cursor: rows.length > limit ? toCursor(page.at(-1)!.cursor) : null };
+  return { page, next_cursor: rows.length > limit ? toCursor(cursorOf(page.at(-1)!)) : null };
 }
 
 /** A name or another line of text that can be stored: see textProblem. */

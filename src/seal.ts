@@ -4,7 +4,9 @@ import { createCipheriv, createDecipheriv, createHash, randomBytes } from 'node:
 
 const shownSecret = '••••';
 // Others are never sealed, whatever they look like.
-const sealable = new Set(['headers', 'secret', 'password', 'bearer_token', 'url', 'smtp_url']);
+const secrets = new Set(['headers', 'secret', 'password', 'bearer_token']);
+const addresses = new Set(['url', 'smtp_url']);
+const isSealable = (name: string) => secrets.has(name) || addresses.has(name);
 const ivBytes = 12;
 const tagBytes = 16;
 
@@ -61,11 +63,11 @@ export function createSealer(keys: readonly Buffer[]): Sealer {
         return shown === null ? value : sealText(orgId, value, shown);
       }),
     open: (orgId, config) =>
-      mapTexts(config, (value, name) => (sealable.has(name) ? openText(orgId, value) : value)),
+      mapTexts(config, (value, name) => (isSealable(name) ? openText(orgId, value) : value)),
     isStale(config, type) {
       let isStale = false;
       mapTexts(config, (value, name) => {
-        if (sealable.has(name) && isSealed(value)) isStale ||= value.split(':', 2)[1] !== (current ?? '0');
+        if (isSealable(name) && isSealed(value)) isStale ||= value.split(':', 2)[1] !== (current ?? '0');
         else if (type !== undefined && shownOf(type, name, value) !== null) isStale = true;
         return value;
       });
@@ -80,7 +82,7 @@ function isSealed(value: string): boolean {
 
 /** What may be shown of a text of a channel's configuration; null where all of it may. A header has the name headers. */
 function shownOf(type: string, name: string, value: string): string | null {
-  if (sealable.has(name) && !name.endsWith('url')) return shownSecret;
+  if (secrets.has(name)) return shownSecret;
   // Of Slack's the path is the secret; others may carry one in it, in the query or before the host.
   if (name === 'smtp_url' || (name === 'url' && (type !== 'alertmanager' || /[@?]/.test(value)))) {
     const { protocol, host } = new URL(value);

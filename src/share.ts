@@ -1,4 +1,4 @@
-import { createCompany } from './turns.ts';
+import { adjust, createCompany } from './turns.ts';
 
 /** Runs what an org asks for when its turn comes, and then lets the next begin. */
 export interface Share {
@@ -31,14 +31,12 @@ export function createShare(places: number, waitingPlaces = places): Share {
 
   function take(org: number) {
     total++;
-    busy.set(org, (busy.get(org) ?? 0) + 1);
+    adjust(busy, org, 1);
   }
 
   function leave(org: number) {
     total--;
-    const left = busy.get(org)! - 1;
-    if (left > 0) busy.set(org, left);
-    else busy.delete(org);
+    adjust(busy, org, -1);
     for (const [next, queue] of waiting) {
       const { ownPlaces } = queue[0]!;
       if (!mayEnter(next, ownPlaces === undefined ? places : placesInTurn(next, ownPlaces))) continue;

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Sql } from './db.ts';
 import { isConnectionError, Problem, unavailable } from './errors.ts';
+import { adjust } from './turns.ts';
 
 /** As lib.read_log_filter takes it. */
 export interface LogFilter {
@@ -306,7 +307,7 @@ export function createLogTail(options: TailOptions): LogTail {
       throw tooMany(`There are live tails of this org with ${maxFilters} different filters already.`);
     taken++;
     own.clients++;
-    own.filters.set(key, (own.filters.get(key) ?? 0) + 1);
+    adjust(own.filters, key, 1);
     takenBy.set(orgId, own);
   }
 
@@ -314,9 +315,7 @@ export function createLogTail(options: TailOptions): LogTail {
     const own = takenBy.get(orgId)!;
     taken--;
     own.clients--;
-    const others = own.filters.get(key)! - 1;
-    if (others > 0) own.filters.set(key, others);
-    else own.filters.delete(key);
+    adjust(own.filters, key, -1);
     if (own.clients === 0) takenBy.delete(orgId);
   }
 

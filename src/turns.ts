@@ -1,4 +1,4 @@
-// Fairness among orgs for what keeps the event loop busy, and who is there to be fair to.
+// Fairness among orgs for what keeps the event loop busy, who is there to be fair to, and how much each has under way.
 
 /** Who may go on: each org in turn, so that whoever sends little waits for one piece of another's work and not for all that it has sent. */
 export interface Turns {
@@ -64,6 +64,13 @@ export interface Company {
   saw(org: number): void;
   /** Whether others than this one have. */
   hasOthers(org: number): boolean;
+}
+
+/** Adds to what is counted under a key, which is there as long as that is more than zero. */
+export function adjust<Key>(counts: Map<Key, number>, key: Key, by: number) {
+  const count = (counts.get(key) ?? 0) + by;
+  if (count > 0) counts.set(key, count);
+  else counts.delete(key);
 }
 
 export function createCompany(spanMs = 1_000): Company {

@@ -324,6 +324,27 @@ end
 $$;
 comment on function lib.find_definition is 'A definition''s row by its id, as JSON; null where there is none. Sets the transaction''s org.';
 
+create function lib.lock_definition(_org_id int, _kind text, _id uuid)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+  _definition jsonb;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  if _kind = 'alert_rule' then
+    -- In the order of an evaluation.
+    perform 1 from obs.alert_rule_state t where t.rule_id = _id and t.org_id = _org_id for update;
+  end if;
+  execute format('select to_jsonb(d) from obs.%I d where d.id = $1 and d.org_id = $2 for update', lib.check_kind(_kind))
+  into _definition using _id, _org_id;
+  return _definition;
+end
+$$;
+comment on function lib.lock_definition is 'lib.find_definition of a row that is about to be changed: locked until the transaction ends.';
+
 create function api.put_definition(_org_id int, _kind text, _id uuid, _fields jsonb, _actor text, _request jsonb default null)
 returns jsonb
 language plpgsql
@@ -334,7 +355,7 @@ as $$
 declare
   -- Each alert is held against all of them.
   _most constant int := 1000;
-  _before jsonb := lib.find_definition(_org_id, _kind, _id);
+  _before constant jsonb := lib.lock_definition(_org_id, _kind, _id);
   _definition jsonb;
   _count int;
 begin
@@ -342,9 +363,6 @@ begin
     return null;
   end if;
   if _kind = 'alert_rule' then
-    -- In the order of an evaluation.
-    perform 1 from obs.alert_rule_state t where t.rule_id = _id and t.org_id = _org_id for update;
-    _before := lib.find_definition(_org_id, _kind, _id);
     _id := lib.put_rule(_org_id, _id, _fields, _actor);
     perform lib.schedule_rules(_org_id, now());
   elsif _id is null then
@@ -360,18 +378,13 @@ begin
     end if;
     execute format('insert into obs.%1$I select * from jsonb_populate_record(null::obs.%1$I, $1)', _kind) using _definition;
   else
-    execute format('select to_jsonb(d) from obs.%I d where d.id = $1 and d.org_id = $2 for update', _kind) into _definition using _id, _org_id;
-    if _definition is null then
-      return null;
-    end if;
-    _before := _definition;
     if _fields ? 'config' then
-      _fields := _fields || jsonb_build_object('config', lib.change_config(_definition -> 'config', _fields -> 'config'));
+      _fields := _fields || jsonb_build_object('config', lib.change_config(_before -> 'config', _fields -> 'config'));
     end if;
     _fields := _fields || jsonb_build_object('updated_at', now());
     -- Steps that stay as they are may name channels that were deleted since.
     perform lib.check_definition(
-      _kind, _org_id, case when _fields ? 'steps' then _definition || _fields else (_definition || _fields) - 'steps' end
+      _kind, _org_id, case when _fields ? 'steps' then _before || _fields else (_before || _fields) - 'steps' end
     );
     execute format(
       'update obs.%1$I d set %2$s from jsonb_populate_record(null::obs.%1$I, $1) r where d.id = $2',
@@ -385,9 +398,6 @@ begin
     end if;
   end if;
   _definition := lib.find_definition(_org_id, _kind, _id);
-  if _definition is null then
-    return null;
-  end if;
   perform lib.audit(
     _org_id, _actor, _request, _kind || case when _before is null then '.create' else '.update' end, _kind, _id::text,
     lib.audited_definition(_kind, _before), lib.audited_definition(_kind, _definition)

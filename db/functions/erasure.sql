@@ -69,7 +69,8 @@ begin
   perform set_config('obs.org_id', _org_id::text, true);
   -- The org first, as the erasure itself does.
   perform 1 from obs.org o where o.id = _org_id for no key update;
-  select * into _before from obs.erasure e
+  select * into _before
+  from obs.erasure e
   where e.id = _id and e.org = (select o.external_id from obs.org o where o.id = _org_id)
   for update;
   if not found then

@@ -3,7 +3,7 @@
 import Denque from 'denque';
 import { arrayLiteral, type Queryable, type Session } from '../db.ts';
 import { codeOf, Problem, toProblem, unavailable } from '../errors.ts';
-import { createCompany } from '../turns.ts';
+import { adjust, createCompany } from '../turns.ts';
 
 /** A request's Idempotency-Key: the same key with another body is refused. */
 export interface IdempotencyKey {
@@ -103,7 +103,7 @@ export function createCommitter<Rows>(
       );
     }
     buffered += weight;
-    bufferedOf.set(orgId, own + weight);
+    adjust(bufferedOf, orgId, weight);
     company.saw(orgId);
     return new Promise<'recorded' | 'replayed'>((resolve, reject) => {
       let queue = queues.get(orgId);
@@ -120,13 +120,9 @@ export function createCommitter<Rows>(
     for (let batch = takeBatch(); batch.length > 0; batch = takeBatch()) {
       const started = performance.now();
       const orgIds = new Set(batch.map(({ orgId }) => orgId));
-      for (const orgId of orgIds) flushing.set(orgId, (flushing.get(orgId) ?? 0) + 1);
+      for (const orgId of orgIds) adjust(flushing, orgId, 1);
       const recorded = await flush(session, batch);
-      for (const orgId of orgIds) {
-        const left = flushing.get(orgId)! - 1;
-        if (left > 0) flushing.set(orgId, left);
-        else flushing.delete(orgId);
-      }
+      for (const orgId of orgIds) adjust(flushing, orgId, -1);
       for (const { orgId, rows } of batch) release(orgId, writer.weigh(rows));
       options.onFlush?.({
         rows: countRows(batch),
@@ -140,9 +136,7 @@ export function createCommitter<Rows>(
 
   function release(orgId: number, weight: number) {
     buffered -= weight;
-    const own = bufferedOf.get(orgId)! - weight;
-    if (own > 0) bufferedOf.set(orgId, own);
-    else bufferedOf.delete(orgId);
+    adjust(bufferedOf, orgId, -weight);
   }
 
   // While others are there an org leaves one session to them: they do not wait for its flush to end.

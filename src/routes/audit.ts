@@ -89,7 +89,7 @@ export function auditRoutes({ sql }: { sql: Sql }) {
           ${c.var.principal.orgId}, ${JSON.stringify(filters)}::text::jsonb, ${start_time ?? '-infinity'}::text::timestamptz,
           ${end_time ?? 'infinity'}::text::timestamptz, ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${limit + 1}
         )`;
-      const { page, next_cursor } = pageOf(rows, limit);
+      const { page, next_cursor } = pageOf(rows, limit, ({ cursor }) => cursor);
       return c.json({
         events: page.map((row) => row.event),
         next_cursor,

@@ -12,6 +12,7 @@ import {
   isUuid,
   pageAfter,
   pageLimitSchema,
+  pageOf,
   parseJson,
   queryOf,
   readBody,
@@ -19,7 +20,6 @@ import {
   requestOf,
   responses,
   text,
-  toCursor,
 } from '../request.ts';
 
 /** A row of a definition's table as JSON, as lib.definition_fields shows it. */
@@ -156,11 +156,14 @@ export function definitionRoutes<New extends z.ZodType, Changes extends z.ZodTyp
           ${c.var.principal.orgId}, ${kind}, ${query.q ?? null}, ${query.active === undefined ? null : query.active === 'true'},
           ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit + 1}
         ) d`;
-      const shown = rows.slice(0, query.limit).map(({ definition }) => definition);
-      const last = shown.at(-1);
+      const { page, next_cursor } = pageOf(
+        rows,
+        query.limit,
+        ({ definition: { created_at, id } }) => `${created_at} ${id}`,
+      );
       return c.json({
-        [name]: shown.map(show),
-        next_cursor: rows.length > query.limit ? toCursor(`${last!.created_at} ${last!.id}`) : null,
+        [name]: page.map(({ definition }) => show(definition)),
+        next_cursor,
       });
     },
   );

@@ -34,7 +34,7 @@ import {
   wholeNumber,
 } from '../request.ts';
 import { type LogFilter, type LogTail, parsePlace } from '../tail.ts';
-import type { Turns } from '../turns.ts';
+import { adjust, type Turns } from '../turns.ts';
 import { labelsSchema, recordedSchema, timeZoneSchema, windowSchema, windowSeconds } from './metrics.ts';
 
 const levelSchema = z
@@ -359,14 +359,12 @@ export function logRoutes(dependencies: LogsDependencies) {
         `There are ${underWay} exports of this org under way already.`,
         { headers: { 'Retry-After': '10' } },
       );
-    exportsOf.set(orgId, underWay + 1);
+    adjust(exportsOf, orgId, 1);
     let isReleased = false;
     return () => {
       if (isReleased) return;
       isReleased = true;
-      const others = exportsOf.get(orgId)! - 1;
-      if (others > 0) exportsOf.set(orgId, others);
-      else exportsOf.delete(orgId);
+      adjust(exportsOf, orgId, -1);
     };
   }
 

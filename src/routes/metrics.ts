@@ -15,6 +15,7 @@ import {
   endpoint,
   endsAfterStart,
   idempotencyHeader,
+  pageOf,
   parseJson,
   queryOf,
   readBody,
@@ -22,7 +23,6 @@ import {
   responses,
   text,
   timestampSchema,
-  toCursor,
 } from '../request.ts';
 import { aggregations } from '../rules/expression.ts';
 import type { Turns } from '../turns.ts';
@@ -251,7 +251,7 @@ export function metricsRoutes({
         select * from api.list_metrics(
           ${c.var.principal.orgId}, ${query.q ?? null}, ${query.service_name ?? null}, ${query.cursor ?? null}, ${query.limit + 1}
         )`;
-      const page = rows.slice(0, query.limit);
+      const { page, next_cursor } = pageOf(rows, query.limit, ({ name }) => name);
       return c.json({
         metrics: page.map((row) => ({
           name: row.name,
@@ -259,7 +259,7 @@ export function metricsRoutes({
           first_seen: row.first_seen?.toISOString() ?? null,
           last_seen: row.last_seen?.toISOString() ?? null,
         })),
-        next_cursor: rows.length > page.length ? toCursor(page.at(-1)!.name) : null,
+        next_cursor,
       } satisfies z.infer<typeof metricListSchema>);
     },
   );

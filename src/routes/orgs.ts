@@ -429,7 +429,7 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
         select erasure, cursor from api.list_erasures(
           ${await orgIdNow(c)}, ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit + 1}
         )`;
-      const { page, next_cursor } = pageOf(rows, query.limit);
+      const { page, next_cursor } = pageOf(rows, query.limit, ({ cursor }) => cursor);
       return c.json({
         erasures: page.map((row) => row.erasure),
         next_cursor,

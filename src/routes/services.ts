@@ -16,6 +16,7 @@ import {
   endsAfterStart,
   isTimestamp,
   pageLimitSchema,
+  pageOf,
   parseJson,
   queryOf,
   readBody,
@@ -24,9 +25,9 @@ import {
   responses,
   text,
   timestampSchema,
-  toCursor,
   waitForWorker,
 } from '../request.ts';
+import { adjust } from '../turns.ts';
 import { severities } from './alerts.ts';
 import { kinds, patchSchema, registrationSchema } from './service_definition.ts';
 
@@ -352,10 +353,10 @@ export function serviceRoutes({ sql, maxBodyBytes, egress, hotAnswers }: Service
           ${c.var.principal.orgId}, ${query.tag ?? null}, ${query.status ?? null}, ${query.q ?? null}, ${query.cursor ?? null},
           ${query.limit + 1}
         )`;
-      const page = rows.slice(0, query.limit);
+      const { page, next_cursor } = pageOf(rows, query.limit, ({ name }) => name);
       return c.json({
         services: page.map((row) => shown(c, row)),
-        next_cursor: rows.length > page.length ? toCursor(page.at(-1)!.name) : null,
+        next_cursor,
       } satisfies z.infer<typeof serviceListSchema>);
     },
   );
@@ -511,13 +512,11 @@ export function serviceRoutes({ sql, maxBodyBytes, egress, hotAnswers }: Service
           headers: { 'Retry-After': '1' },
         });
       }
-      checks.set(orgId, waiting + 1);
+      adjust(checks, orgId, 1);
       try {
         return await checkNow(c, orgId, name);
       } finally {
-        const left = checks.get(orgId)! - 1;
-        if (left > 0) checks.set(orgId, left);
-        else checks.delete(orgId);
+        adjust(checks, orgId, -1);
       }
     },
   );
@@ -563,7 +562,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress, hotAnswers }: Service
         from api.list_results(
           ${c.var.principal.orgId}, ${name}, ${start}::text::timestamptz, ${end}::text::timestamptz, ${limit + 1}
         ) r`;
-      const [page, next_cursor] = pageOf(rows, limit);
+      const { page, next_cursor } = pageWithTies(rows, limit);
       return c.json({ results: page.map(shownResult), next_cursor } satisfies z.infer<
         typeof resultListSchema
       >);
@@ -592,7 +591,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress, hotAnswers }: Service
         from api.list_service_events(
           ${c.var.principal.orgId}, ${name}, ${start}::text::timestamptz, ${end}::text::timestamptz, ${limit + 1}
         ) e`;
-      const [page, next_cursor] = pageOf(rows, limit);
+      const { page, next_cursor } = pageWithTies(rows, limit);
       return c.json({
         events: page.map(({ cursor, time, ...event }) => ({ time: time.toISOString(), ...event })),
         next_cursor,
@@ -684,11 +683,10 @@ function shownResult({ cursor, time, slot, ...result }: ResultRow): z.infer<type
 }
 
 // Rows of one time are never parted, so that the next page can begin before it: the query answers with ties.
-function pageOf<Row extends { cursor: string }>(rows: Row[], limit: number): [Row[], string | null] {
-  if (rows.length <= limit) return [rows, null];
-  const last = rows[limit - 1]!.cursor;
-  const page = rows.filter((row, i) => i < limit || row.cursor === last);
-  return [page, page.length < rows.length ? toCursor(last) : null];
+function pageWithTies<Row extends { cursor: string }>(rows: readonly Row[], limit: number) {
+  const last = rows[limit - 1]?.cursor;
+  const ties = rows.slice(limit).findIndex(({ cursor }) => cursor !== last);
+  return pageOf(rows, ties === -1 ? rows.length : limit + ties, ({ cursor }) => cursor);
 }
 
 /** A service as the caller may see it: what may hold secrets is for those who could change it. */

@@ -182,7 +182,7 @@ export function tokenRoutes({ sql, maxBodyBytes, authenticator }: TokenDependenc
         select token, cursor from api.list_tokens(
           ${c.var.principal.orgId}, ${after.at}::text::timestamptz, ${after.id}::text::uuid, ${query.limit + 1}
         )`;
-      const { page, next_cursor } = pageOf(rows, query.limit);
+      const { page, next_cursor } = pageOf(rows, query.limit, ({ cursor }) => cursor);
       return c.json({
         tokens: page.map((row) => row.token),
         next_cursor,

@@ -72,6 +72,9 @@ export function createGate(options: GateOptions) {
     } finally {
       c.var.leave?.();
     }
+    // By the endpoint itself, which knows what it would come to.
+    if (c.res.status === 403)
+      await recordAccess(principal.orgId, accessOf(c, principal, 403)).catch(() => {});
     if (c.res.status >= 400) return;
     // Whoever changes something sees it in the next answer. (Metrics and logs are in none.)
     if (endpointClass === 'change' || permission === 'heartbeats:write')

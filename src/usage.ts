@@ -59,7 +59,10 @@ export function createUsage(sql: Sql, log: Logger): Usage {
       for (const [key, day] of taken) {
         const newer = counted.get(key);
         if (!newer) counted.set(key, day);
-        else for (const counter of counters) newer[counter] += day[counter];
+        else {
+          for (const counter of counters) newer[counter] += day[counter];
+          newer.tokens = new Map([...day.tokens, ...newer.tokens]);
+        }
       }
     }
   }

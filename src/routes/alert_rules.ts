@@ -186,7 +186,7 @@ export function ruleFields(
   };
 }
 
-function toShown(row: Row): z.infer<typeof ruleSchema> {
+export function shownRule(row: Row): z.infer<typeof ruleSchema> {
   const {
     tree: _tree,
     reported_as: _reportedAs,
@@ -325,7 +325,7 @@ export function alertRuleRoutes(dependencies: RouteDependencies) {
       shownSchema: ruleSchema,
       activeMeans: 'enabled or not',
       toFields: ruleFields,
-      toShown,
+      toShown: shownRule,
     }),
   );
   return router;

@@ -145,7 +145,7 @@ const fields = {
   enabled: switchSchema.optional(),
 };
 
-const newSchema = z
+export const newChannelSchema = z
   .discriminatedUnion(
     'type',
     [
@@ -203,6 +203,14 @@ export interface ChannelDependencies extends RouteDependencies {
   /** Whether there is a mail server for channels that name none. */
   hasSmtp: boolean;
   sealer: Sealer;
+}
+
+export function shownChannel({ is_enabled, ...row }: Row): z.infer<typeof channelSchema> {
+  return {
+    ...row,
+    matchers: showMatchers(row.matchers),
+    enabled: is_enabled,
+  } as unknown as z.infer<typeof channelSchema>;
 }
 
 export function channelRoutes(dependencies: ChannelDependencies) {
@@ -275,7 +283,7 @@ export function channelRoutes(dependencies: ChannelDependencies) {
       description:
         'It is told of alerts that fire from then on, and that its routing lets pass (severities, service_names and matchers: all of the org where it has none). ' +
         'Its secrets are not shown again.',
-      newSchema,
+      newSchema: newChannelSchema,
       changesSchema,
       shownSchema: channelSchema,
       activeMeans: 'enabled or not',
@@ -297,12 +305,7 @@ export function channelRoutes(dependencies: ChannelDependencies) {
           ...(enabled === undefined ? {} : { is_enabled: enabled }),
         };
       },
-      toShown: ({ is_enabled, ...row }) =>
-        ({
-          ...row,
-          matchers: showMatchers(row.matchers),
-          enabled: is_enabled,
-        }) as unknown as z.infer<typeof channelSchema>,
+      toShown: shownChannel,
     }),
   );
 

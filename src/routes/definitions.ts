@@ -75,6 +75,13 @@ export function instant(value: unknown): string {
   return new Date(String(value)).toISOString();
 }
 
+/** A definition as an export shows it: what makes it anew (its POST takes these fields), and its id, by which others name it. */
+export function exportedDefinition(shown: object, { shape }: z.ZodObject): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(shown).filter(([name, value]) => name === 'id' || (name in shape && value !== null)),
+  );
+}
+
 export function instantOrNull(value: unknown): string | null {
   return value === null || value === undefined ? null : instant(value);
 }

@@ -4,7 +4,7 @@ import type { AuthEnv } from '../auth.ts';
 import { needs } from '../permissions.ts';
 import { endpoint, refuseQuery, responses, text } from '../request.ts';
 import { severities, severitySchema } from './alerts.ts';
-import { definitionRoutes, type RouteDependencies, switchSchema } from './definitions.ts';
+import { definitionRoutes, type RouteDependencies, type Row, switchSchema } from './definitions.ts';
 import { matchersSchema, showMatchers, shownMatchersSchema } from './expressions.ts';
 
 const stepSchema = z
@@ -40,7 +40,7 @@ const fields = {
   matchers: matchersSchema.optional(),
   enabled: switchSchema.optional(),
 };
-const newEscalationSchema = z
+export const newEscalationSchema = z
   .strictObject({ name: text(255), steps: stepsSchema, ...fields })
   .openapi('NewEscalation');
 const escalationChangesSchema = z
@@ -69,6 +69,14 @@ const defaultSchema = z
   .openapi('DefaultEscalations');
 
 const tags = ['Escalations'];
+
+export function shownEscalation({ is_enabled, ...row }: Row): z.infer<typeof escalationSchema> {
+  return {
+    ...row,
+    matchers: showMatchers(row.matchers),
+    enabled: is_enabled,
+  } as unknown as z.infer<typeof escalationSchema>;
+}
 
 export function escalationRoutes(dependencies: RouteDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
@@ -118,12 +126,7 @@ export function escalationRoutes(dependencies: RouteDependencies) {
         ...rest,
         ...(enabled === undefined ? {} : { is_enabled: enabled }),
       }),
-      toShown: ({ is_enabled, ...row }) =>
-        ({
-          ...row,
-          matchers: showMatchers(row.matchers),
-          enabled: is_enabled,
-        }) as unknown as z.infer<typeof escalationSchema>,
+      toShown: shownEscalation,
     }),
   );
   return router;

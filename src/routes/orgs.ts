@@ -23,9 +23,13 @@ import {
   responses,
   timestampSchema,
 } from '../request.ts';
-import { idParams } from './definitions.ts';
+import { newRuleSchema, shownRule } from './alert_rules.ts';
+import { newChannelSchema, shownChannel } from './channels.ts';
+import { exportedDefinition, idParams, type Row } from './definitions.ts';
+import { newEscalationSchema, shownEscalation } from './escalations.ts';
 import { timeZoneSchema } from './metrics.ts';
 import { type ServiceDefinition, shownDefinition } from './services.ts';
+import { newSilenceSchema, newWindowSchema, shownSilence, shownWindow } from './silences.ts';
 
 const limitNames = [
   'series',
@@ -150,7 +154,9 @@ const exportSchema = z
     exported_at: z.iso.datetime(),
     settings: z.record(z.string(), z.unknown()),
     services: anything.openapi({ description: 'As POST /services/import takes them' }),
-    alert_rules: anything,
+    alert_rules: anything.openapi({
+      description: 'These and the others as their POST takes them, and with their id',
+    }),
     channels: anything,
     silences: anything,
     maintenance_windows: anything,
@@ -159,7 +165,18 @@ const exportSchema = z
   })
   .openapi('OrgExport');
 
-type Export = Omit<z.infer<typeof exportSchema>, 'services'>;
+const exportedKinds = {
+  alert_rules: (row: Row) => exportedDefinition(shownRule(row), newRuleSchema),
+  channels: (row: Row) => exportedDefinition(shownChannel(row), newChannelSchema.options[0]),
+  silences: (row: Row) => exportedDefinition(shownSilence(row), newSilenceSchema),
+  maintenance_windows: (row: Row) => exportedDefinition(shownWindow(row), newWindowSchema),
+  escalations: (row: Row) => exportedDefinition(shownEscalation(row), newEscalationSchema),
+};
+
+/** As api.export_org has it. */
+type StoredExport = Pick<z.infer<typeof exportSchema>, 'org_id' | 'exported_at' | 'settings' | 'tokens'> & {
+  services: ServiceDefinition[];
+} & Record<keyof typeof exportedKinds, Row[]>;
 
 const erasureSchema = z
   .strictObject({
@@ -378,10 +395,18 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
     }),
     async (c) => {
       refuseQuery(c);
-      const [row] = await sql<{ definitions: Export & { services: ServiceDefinition[] } }[]>`
+      const [row] = await sql<{ definitions: StoredExport }[]>`
         select api.export_org(${c.var.principal.orgId}) as definitions`;
-      const { services, ...rest } = row!.definitions;
-      return c.json({ ...rest, services: services.map((service) => shownDefinition(c, service)) });
+      const { definitions } = row!;
+      const kinds = Object.entries(exportedKinds).map(([kind, exported]) => [
+        kind,
+        definitions[kind as keyof typeof exportedKinds].map(exported),
+      ]);
+      return c.json({
+        ...definitions,
+        ...Object.fromEntries(kinds),
+        services: definitions.services.map((service) => shownDefinition(c, service)),
+      });
     },
   );
 

@@ -2,7 +2,7 @@
 import { OpenAPIHono, z } from '@hono/zod-openapi';
 import type { AuthEnv } from '../auth.ts';
 import { prose, text, timestampSchema } from '../request.ts';
-import { definitionRoutes, instant, instantOrNull, type RouteDependencies } from './definitions.ts';
+import { definitionRoutes, instant, instantOrNull, type RouteDependencies, type Row } from './definitions.ts';
 import { matchersSchema, showMatchers, shownMatchersSchema } from './expressions.ts';
 
 const silenceFields = {
@@ -12,7 +12,7 @@ const silenceFields = {
   author: text(255).openapi({ description: 'The subject of the token by default' }),
   reason: prose(2000),
 };
-const newSilenceSchema = z
+export const newSilenceSchema = z
   .strictObject({
     ...silenceFields,
     starts_at: silenceFields.starts_at.optional(),
@@ -62,7 +62,7 @@ const windowFields = {
   author: text(255),
   reason: prose(2000).nullable(),
 };
-const newWindowSchema = z
+export const newWindowSchema = z
   .strictObject({
     ...z.strictObject(windowFields).partial().shape,
     name: windowFields.name,
@@ -103,6 +103,28 @@ function isTimezone(name: string): boolean {
   }
 }
 
+export function shownSilence(row: Row): z.infer<typeof silenceSchema> {
+  return {
+    ...row,
+    matchers: showMatchers(row.matchers),
+    starts_at: instant(row.starts_at),
+    ends_at: instant(row.ends_at),
+    active: Date.parse(String(row.starts_at)) <= Date.now() && Date.now() < Date.parse(String(row.ends_at)),
+  } as unknown as z.infer<typeof silenceSchema>;
+}
+
+export function shownWindow(row: Row): z.infer<typeof windowSchema> {
+  return {
+    ...row,
+    matchers: showMatchers(row.matchers),
+    weekdays: (row.weekdays as number[]).map((day) => weekdays[day - 1]!),
+    starts_at: instant(row.starts_at),
+    ends_at: instant(row.ends_at),
+    until: instantOrNull(row.until),
+    active_until: instantOrNull(row.active_until),
+  } as unknown as z.infer<typeof windowSchema>;
+}
+
 export function silenceRoutes(dependencies: RouteDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
   router.route(
@@ -121,15 +143,7 @@ export function silenceRoutes(dependencies: RouteDependencies) {
       shownSchema: silenceSchema,
       activeMeans: 'in force at this moment or not',
       toFields: (given) => given,
-      toShown: (row) =>
-        ({
-          ...row,
-          matchers: showMatchers(row.matchers),
-          starts_at: instant(row.starts_at),
-          ends_at: instant(row.ends_at),
-          active:
-            Date.parse(String(row.starts_at)) <= Date.now() && Date.now() < Date.parse(String(row.ends_at)),
-        }) as unknown as z.infer<typeof silenceSchema>,
+      toShown: shownSilence,
     }),
   );
   router.route(
@@ -151,16 +165,7 @@ export function silenceRoutes(dependencies: RouteDependencies) {
         ...rest,
         ...(days ? { weekdays: days.map((day) => weekdays.indexOf(day) + 1) } : {}),
       }),
-      toShown: (row) =>
-        ({
-          ...row,
-          matchers: showMatchers(row.matchers),
-          weekdays: (row.weekdays as number[]).map((day) => weekdays[day - 1]!),
-          starts_at: instant(row.starts_at),
-          ends_at: instant(row.ends_at),
-          until: instantOrNull(row.until),
-          active_until: instantOrNull(row.active_until),
-        }) as unknown as z.infer<typeof windowSchema>,
+      toShown: shownWindow,
     }),
   );
   return router;

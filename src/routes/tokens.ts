@@ -3,7 +3,7 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { type AuthEnv, type Authenticator, newApiToken } from '../auth.ts';
 import type { Sql } from '../db.ts';
-import { invalid, Problem } from '../errors.ts';
+import { Problem } from '../errors.ts';
 import { grantedBy, needs, permissions, type Role, roles } from '../permissions.ts';
 import {
   check,
@@ -100,13 +100,10 @@ export function tokenRoutes({ sql, maxBodyBytes, authenticator }: TokenDependenc
     const beyond = [...grantedBy([role], narrowedTo ?? undefined)].filter(
       (permission) => !c.var.principal.permissions.has(permission),
     );
-    if (beyond.length > 0)
-      throw invalid([
-        {
-          path: narrowedTo ? 'permissions' : 'role',
-          message: `would allow what the token that asks for it does not: ${beyond.join(', ')}`,
-        },
-      ]);
+    if (beyond.length === 0) return;
+    const path = narrowedTo ? 'permissions' : 'role';
+    const message = `would allow what the token that asks for it does not: ${beyond.join(', ')}`;
+    throw new Problem(403, 'forbidden', `${path}: ${message}`, { errors: [{ path, message }] });
   }
 
   async function find(c: Context<AuthEnv>): Promise<Token> {

@@ -278,12 +278,24 @@ describe('what is refused', () => {
       expect((await api.call('DELETE', `${v1}/services/x`, { token })).status).toBe(403);
       const [event] = await eventsOf('outcome=refused&limit=1');
       expect(event).toMatchObject({
+        actor: claims.sub,
         action: `DELETE ${v1}/services/{name}`,
         target_id: `${v1}/services/x`,
         status: 403,
         count: 1,
       });
     }
+  });
+
+  test('for what would come of it is in it', async () => {
+    const token = await signToken({ permissions: ['tokens:write', 'metrics:read'], sub: 'climber' });
+    const body = { name: name(), role: 'admin' };
+    expect((await api.call('POST', `${v1}/tokens`, { token, body })).status).toBe(403);
+    expect((await eventsOf('outcome=refused&limit=1'))[0]).toMatchObject({
+      actor: 'climber',
+      action: `POST ${v1}/tokens`,
+      status: 403,
+    });
   });
 
   test('for a token of the org that is over is in it; of an org that never was nothing comes of it', async () => {

@@ -1,4 +1,4 @@
-// The org: its own retention, which hides, refuses and deletes; and what it takes up.
+// The org: its settings, its own retention, which hides, refuses and deletes; what it takes up, what it used, and what it takes elsewhere.
 import { beforeAll, describe, expect, test } from 'vitest';
 import { rollUp } from '../../db/roll_up.ts';
 import { useApi } from '../support/api.ts';
@@ -288,6 +288,272 @@ describe('a retention of its own', () => {
   ])('of %j is refused', async (body, path) => {
     const answer = await api.call('PATCH', '/api/v1/org', { token: short, body });
     expect([answer.status, answer.body.errors[0].path]).toEqual([400, path]);
+  });
+});
+
+describe('settings', () => {
+  const patch = (token: string, body: unknown) => api.call('PATCH', '/api/v1/org', { token, body });
+
+  test('nothing changes nothing', async () => {
+    const token = await signToken({ org_id: 'idle' });
+    const { body: before } = await api.call('GET', '/api/v1/org', { token });
+    expect(before.limits).toEqual(before.max_limits);
+    expect(await patch(token, {})).toMatchObject({ status: 200, body: before });
+  });
+
+  test('a time zone is what days begin by where a query names none', async () => {
+    const token = await signToken({ org_id: 'berlin' });
+    await record(token);
+    const days = async (timezone?: string) => {
+      const { body } = await api.call('POST', '/api/v1/metrics/query', {
+        token,
+        body: {
+          metric_name: 'm',
+          start_time: today - 10 * day,
+          end_time: today - 8 * day,
+          time_window: '1d',
+          timezone,
+        },
+      });
+      return body.series[0].points.map(({ time }: { time: string }) => time);
+    };
+    const inUtc = await days();
+    const inKolkata = await days('Asia/Kolkata');
+    expect(inKolkata).not.toEqual(inUtc);
+    expect((await patch(token, { timezone: 'Asia/Kolkata' })).body.timezone).toBe('Asia/Kolkata');
+    expect(await days()).toEqual(inKolkata);
+    expect(await days('UTC')).toEqual(inUtc);
+    expect((await patch(token, { timezone: null })).body.timezone).toBe('UTC');
+    expect(await days()).toEqual(inUtc);
+  });
+
+  test('limits are lowered, each by itself, and null goes back to what the deployment allows', async () => {
+    const token = await signToken({ org_id: 'modest' });
+    const { body: before } = await api.call('GET', '/api/v1/org', { token });
+    await patch(token, { limits: { series: 2, query_per_second: 5 } });
+    const { body } = await patch(token, { limits: { services: 0 } });
+    expect(body.limits).toEqual({ ...before.limits, series: 2, query_per_second: 5, services: 0 });
+    expect(body.max_limits).toEqual(before.max_limits);
+    expect(body.series_limit).toBe(2);
+    const after = await patch(token, { limits: { series: null, query_per_second: null, services: null } });
+    expect(after.body.limits).toEqual(before.limits);
+  });
+
+  test('limits are kept: series, services, requests a second', async () => {
+    const token = await signToken({ org_id: 'held' });
+    expect((await patch(token, { limits: { series: 4, services: 1, query_per_second: 5 } })).status).toBe(
+      200,
+    );
+    const register = (service_name: string) =>
+      api.call('POST', '/api/v1/services/register', { token, body: { service_name, kind: 'heartbeat' } });
+    expect((await register('one')).status).toBe(201);
+    expect((await register('two')).body).toMatchObject({ status: 422, code: 'service_limit' });
+    expect((await register('one')).status).toBe(200);
+    // A service has two series.
+    const write = (host: string) =>
+      api.call('POST', '/api/v1/metrics', { token, body: { name: 'm', value: 1, labels: { host } } });
+    expect([(await write('a')).status, (await write('b')).status]).toEqual([201, 201]);
+    expect((await write('c')).body).toMatchObject({ status: 422, code: 'cardinality_limit' });
+    expect((await write('a')).status).toBe(201);
+    // Never more than two windows of a second.
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, () => api.call('GET', '/api/v1/metrics', { token })),
+    );
+    const refused = answers.filter(({ status }) => status === 429);
+    expect(refused.length).toBeGreaterThanOrEqual(10);
+    expect(refused[0]!.headers.get('RateLimit-Limit')).toBe('5');
+    // What it records is of another class.
+    expect((await write('a')).status).toBe(201);
+  });
+
+  test('limits are of their org alone', async () => {
+    expect((await patch(await signToken({ org_id: 'held' }), {})).body.limits.series).toBe(4);
+    const { body } = await api.call('GET', '/api/v1/org', { token: await signToken({ org_id: 'other' }) });
+    expect(body.limits).toEqual(body.max_limits);
+  });
+
+  const wrong: [string, unknown, string][] = [
+    ['a time zone that is none', { timezone: 'Mars/Olympus' }, 'timezone'],
+    ['an offset for a time zone', { timezone: '+02:00' }, 'timezone'],
+    ['a limit above what the deployment allows', { limits: { series: 100_001 } }, 'limits.series'],
+    ['a rate above that', { limits: { ingest_per_second: 1_000_000_000 } }, 'limits.ingest_per_second'],
+    ['no request a second', { limits: { query_per_second: 0 } }, 'limits.query_per_second'],
+    ['half a service', { limits: { services: 0.5 } }, 'limits.services'],
+    ['fewer than none', { limits: { log_streams: -1 } }, 'limits.log_streams'],
+    ['text for a limit', { limits: { series: '5' } }, 'limits.series'],
+    ['a limit that there is not', { limits: { dashboards: 5 } }, 'limits.dashboards'],
+    ['limits that are none', { limits: 5 }, 'limits'],
+    ['a field that there is not', { plan: 'gold' }, 'plan'],
+  ];
+  test.each(wrong)('%s is refused, and nothing of it is done', async (_, body, field) => {
+    const token = await signToken({ org_id: 'strict' });
+    const { body: before } = await api.call('GET', '/api/v1/org', { token });
+    const answer = await patch(token, { retention_days: 7, timezone: 'Europe/Oslo', ...(body as object) });
+    expect([answer.status, answer.body.errors[0].path]).toEqual([400, field]);
+    expect((await api.call('GET', '/api/v1/org', { token })).body).toEqual(before);
+  });
+});
+
+describe('usage', () => {
+  const usage = async (token: string, query = '') =>
+    (await api.call('GET', `/api/v1/org/usage${query}`, { token })).body.days;
+
+  test('counts requests, what they recorded and what was refused, by day', async () => {
+    const token = await signToken({ org_id: 'counted' });
+    const call = (method: string, path: string, body?: object) =>
+      api.call(method, `/api/v1${path}`, { token, ...(body ? { body } : {}) });
+    await call('POST', '/metrics', { name: 'm', value: 1 });
+    const metrics = Array.from({ length: 10 }, (_, i) => ({
+      name: 'm',
+      value: i,
+      labels: { i: String(i % 3) },
+    }));
+    const headers = { 'Idempotency-Key': 'once' };
+    await api.call('POST', '/api/v1/metrics/batch', { token, headers, body: { metrics } });
+    // What was recorded before is not recorded again.
+    await api.call('POST', '/api/v1/metrics/batch', { token, headers, body: { metrics } });
+    await call('POST', '/logs', { logs: [{ service_name: 'web', level: 'info', message: 'hello' }] });
+    // Refused: a field, not a limit.
+    await call('POST', '/metrics', { name: 'm' });
+    // Once each, since how often it is asked for counts too.
+    await new Promise((resolve) => setTimeout(resolve, 6_000));
+    const [line, ...others] = await usage(token);
+    expect(others).toEqual([]);
+    expect(line).toEqual({
+      day: new Date().toISOString().slice(0, 10),
+      requests: 5,
+      refused: 0,
+      samples: 11,
+      log_lines: 1,
+      series: 4,
+      log_streams: 1,
+    });
+  });
+
+  test('counts what a limit refused', async () => {
+    // By the tests above.
+    const token = await signToken({ org_id: 'held' });
+    await expect
+      .poll(async () => (await usage(token))[0]?.refused, { timeout: 10_000 })
+      .toBeGreaterThanOrEqual(10);
+  });
+
+  test('is of the org alone, and of the days that are asked for', async () => {
+    const token = await signToken({ org_id: 'counted' });
+    expect(await usage(await signToken({ org_id: 'uncounted' }))).toEqual([]);
+    const from = (days: number) => new Date(today + days * day).toISOString();
+    expect(await usage(token, `?start_time=${from(-5)}&end_time=${from(0)}`)).toEqual([]);
+    expect(await usage(token, `?start_time=${from(0)}&end_time=${from(1)}`)).toHaveLength(1);
+    for (const [query, field] of [
+      [`?start_time=${from(0)}&end_time=${from(-1)}`, 'query.end_time'],
+      [`?start_time=${from(-400)}`, 'query.start_time'],
+      ['?start_time=yesterday', 'query.start_time'],
+      ['?day=1', 'query.day'],
+    ]) {
+      const { status, body } = await api.call('GET', `/api/v1/org/usage${query}`, { token });
+      expect([status, body.errors[0].path]).toEqual([400, field]);
+    }
+  });
+});
+
+describe('an export', () => {
+  const secret = 'hunter2hunter2';
+  const definitions = {
+    services: {
+      service_name: 'shop',
+      health_endpoint: 'http://shop.test/health',
+      headers: { Authorization: 'Basic abc' },
+      tags: ['web'],
+      check_interval_seconds: 60,
+    },
+    alert_rules: {
+      name: 'busy',
+      expression: 'avg by (host) (cpu_usage{env="prod"}) > 90',
+      severity: 'critical',
+      labels: { team: 'web' },
+      annotations: { summary: 'It is at {{ $value }}' },
+    },
+    channels: {
+      name: 'hook',
+      type: 'webhook',
+      config: { url: 'http://hooks.test/x', secret, headers: { 'X-Token': secret } },
+    },
+    silences: {
+      reason: 'move',
+      matchers: ['host="a"'],
+      ends_at: new Date(Date.now() + day).toISOString(),
+    },
+    maintenance_windows: {
+      name: 'nightly',
+      matchers: ['host="a"'],
+      starts_at: new Date(today + 3 * hour).toISOString(),
+      ends_at: new Date(today + 4 * hour).toISOString(),
+      repeats: 'daily',
+      timezone: 'Europe/Berlin',
+    },
+    escalations: { name: 'louder', steps: [{ after_minutes: 10, severity: 'critical' }] },
+  } as const;
+  const paths = {
+    services: '/services/register',
+    alert_rules: '/alert-rules',
+    channels: '/channels',
+    silences: '/silences',
+    maintenance_windows: '/maintenance-windows',
+    escalations: '/escalations',
+  } as const;
+  const exported = async (token: string) => (await api.call('GET', '/api/v1/org/export', { token })).body;
+
+  test('has everything that was defined, as it was given, and no secret but those of services', async () => {
+    const token = await signToken({ org_id: 'here' });
+    for (const [kind, path] of Object.entries(paths)) {
+      const body = definitions[kind as keyof typeof definitions];
+      const answer = await api.call('POST', `/api/v1${path}`, { token, body });
+      expect(answer.status, `${path}: ${JSON.stringify(answer.body)}`).toBe(201);
+    }
+    await api.call('PATCH', '/api/v1/org', { token, body: { timezone: 'Europe/Oslo', retention_days: 30 } });
+    const { token: machine } = (
+      await api.call('POST', '/api/v1/tokens', { token, body: { name: 'machine', role: 'viewer' } })
+    ).body;
+    const all = await exported(token);
+    const { config: _, ...channel } = definitions.channels;
+    expect(all).toMatchObject({
+      org_id: 'here',
+      settings: { timezone: 'Europe/Oslo', retention_days: 30 },
+      services: [definitions.services],
+      alert_rules: [definitions.alert_rules],
+      channels: [channel],
+      silences: [definitions.silences],
+      maintenance_windows: [definitions.maintenance_windows],
+      escalations: [definitions.escalations],
+      tokens: [{ name: 'machine', role: 'viewer' }],
+    });
+    expect(JSON.stringify(all)).not.toContain(secret);
+    expect(JSON.stringify(all)).not.toContain(machine);
+  });
+
+  test('can be imported elsewhere: services at once, the others one by one', async () => {
+    const here = await exported(await signToken({ org_id: 'here' }));
+    const token = await signToken({ org_id: 'there' });
+    const imported = await api.call('POST', '/api/v1/services/import', {
+      token,
+      body: { services: here.services },
+    });
+    expect(imported.body).toMatchObject({ created: 1 });
+    // An escalation may name channels by their ids, which are others here; what is secret has to be given anew.
+    for (const kind of ['alert_rules', 'channels', 'silences', 'maintenance_windows', 'escalations'] as const)
+      for (const { id, ...given } of here[kind]) {
+        const body = JSON.parse(JSON.stringify(given).replaceAll('••••', secret));
+        const answer = await api.call('POST', `/api/v1${paths[kind]}`, { token, body });
+        expect(answer.status, `${kind}: ${JSON.stringify(answer.body)}`).toBe(201);
+        expect(answer.body.id).not.toBe(id);
+      }
+    const there = await exported(token);
+    expect(there.services).toEqual(here.services);
+    expect(there.alert_rules).toEqual([{ ...here.alert_rules[0], id: expect.any(String) }]);
+    expect(await exported(await signToken({ org_id: 'here' }))).toEqual({
+      ...here,
+      exported_at: expect.any(String),
+    });
   });
 });
 

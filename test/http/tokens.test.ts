@@ -181,7 +181,7 @@ describe('who may make tokens', () => {
   test('makes none that may more than they', async () => {
     const token = await narrow();
     expect((await make({ role: 'admin' }, token)).body.errors[0].path).toBe('role');
-    expect((await make({ role: 'viewer' }, token)).status).toBe(400);
+    expect((await make({ role: 'viewer' }, token)).status).toBe(403);
     expect((await make({ role: 'admin', permissions: ['metrics:write'] }, token)).body.errors[0].path).toBe(
       'permissions',
     );
@@ -204,7 +204,7 @@ describe('who may make tokens', () => {
       [strong.id, { name: 'mine' }],
       [strong.id, { role: 'viewer', permissions: ['metrics:read'] }],
     ] as const)
-      expect((await patch(id, body)).status, JSON.stringify(body)).toBe(400);
+      expect((await patch(id, body)).status, JSON.stringify(body)).toBe(403);
     expect((await patch(weak.id, { name: 'weak' })).status).toBe(200);
   });
 

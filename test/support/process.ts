@@ -64,9 +64,9 @@ export async function startService(kind: 'api' | 'worker', env: Record<string, s
 
 /** A token as clients carry it. */
 export function signToken(claims: Record<string, unknown> = {}): Promise<string> {
-  return new SignJWT({ org_id: 'acme', role: 'admin', exp: Math.floor(Date.now() / 1000) + 3600, ...claims })
+  const exp = Math.floor(Date.now() / 1000) + 3600;
+  return new SignJWT({ sub: 'tester', org_id: 'acme', role: 'admin', exp, ...claims })
     .setProtectedHeader({ alg: 'HS256' })
-    .setSubject('tester')
     .setIssuedAt()
     .sign(new TextEncoder().encode(jwtSecret));
 }

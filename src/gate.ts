@@ -121,9 +121,12 @@ export function createGate(options: GateOptions) {
     if (leave) {
       const waitedMs = performance.now() - asked;
       // Only one that waited is worth the Request of the web's API, which `raw` makes.
-      if (waitedMs < 100 || (waitedMs < maxWaitMs && !c.req.raw.signal.aborted)) return leave;
+      if (waitedMs < 100) return leave;
+      const isGone = c.req.raw.signal.aborted;
+      if (!isGone && waitedMs < maxWaitMs) return leave;
       // Nobody waits for it any more: it is not done.
       leave();
+      if (isGone) throw new Problem(499, 'client_gone', 'The client did not wait for the answer.');
       throw unavailable('too_many_queries', 'The request waited too long for its turn.');
     }
     usage.add(orgId, 'refused', 1);

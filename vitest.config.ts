@@ -11,7 +11,7 @@ export default defineConfig({
   test: {
     globalSetup: 'test/support/setup.ts',
     // Most of a test's time is spent waiting for the database.
-    maxWorkers: 4,
+    maxWorkers: 3,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     reporters: ['default', ['json', { outputFile: '.data/test-report.json' }]],

@@ -126,7 +126,7 @@ export function check<Schema extends z.ZodType>(
   value: unknown,
   prefix = '',
 ): z.output<Schema> {
-  const checked = schema.safeParse(value);
+  const checked = parseWithin(schema, value);
   if (checked.success) return checked.data;
   const errors = checked.error.issues.flatMap((issue): FieldError[] => {
     const path = [prefix, ...issue.path].reduce<string>(
@@ -147,6 +147,16 @@ export function check<Schema extends z.ZodType>(
     return [{ path, message: isMissing ? 'is required' : issue.message.replace(/^Invalid \w+: /, '') }];
   });
   throw invalid(errors.slice(0, maxErrors));
+}
+
+// A schema that looks into what it is given goes as deep as that does.
+function parseWithin<Schema extends z.ZodType>(schema: Schema, value: unknown) {
+  try {
+    return schema.safeParse(value);
+  } catch (error) {
+    if (error instanceof RangeError) throw invalid([{ path: '', message: 'the body is nested too deep' }]);
+    throw error;
+  }
 }
 
 function at(value: unknown, path: PropertyKey[]): unknown {

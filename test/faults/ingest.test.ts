@@ -171,7 +171,10 @@ describe('with a server that goes on', () => {
     await Promise.all(clients);
     await api.stop();
     expect(answers.length).toBeGreaterThan(50);
-    expect(answers.filter((answer) => answer.status !== 201)).toEqual([]);
+    expect(
+      answers.filter((answer) => answer.status !== 201),
+      api.output(),
+    ).toEqual([]);
     expect(await count('migrated')).toBe(answers.length);
   });
 });

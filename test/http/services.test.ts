@@ -23,6 +23,13 @@ const names = async (query = '') =>
   );
 
 describe('a registration', () => {
+  test('that is nested too deep is refused', async () => {
+    const deep = `${'['.repeat(20_000)}${']'.repeat(20_000)}`;
+    const body = `{"service_name":"deep","health_endpoint":"http://service.test/","headers":{"X-Deep":${deep}}}`;
+    const answer = await api.call('POST', '/api/v1/services/register', { body });
+    expect([answer.status, answer.body.errors[0].message]).toEqual([400, 'the body is nested too deep']);
+  });
+
   test('has its defaults, and is a 201 the first time and a 200 after that', async () => {
     const first = await register('auth');
     expect(first.status).toBe(201);

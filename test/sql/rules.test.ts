@@ -1217,8 +1217,11 @@ describe('what must not get lost', () => {
         >`select count(*)::int as n from obs.alert where org_id = ${orgId} and status = 'firing'`
       )[0]!.n;
     expect(await evaluate()).toBe(1);
-    expect(await firing()).toBe(3000);
-    expect(await evaluate()).toBe(1);
+    // Fewer on a machine that is busy: a transaction has three seconds, too.
+    const first = await firing();
+    expect(first).toBeGreaterThan(0);
+    expect(first).toBeLessThanOrEqual(3000);
+    while ((await firing()) < 3100) expect(await evaluate()).toBe(1);
     expect(await firing()).toBe(3100);
     expect(await evaluate()).toBe(0);
   });

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { dataFolder } from '../db/server/find.ts';
-import { freePort } from '../test/support/redis.ts';
+import { freePort } from '../test/support/process.ts';
 import { type History, historySeries, historyTime, historyValue, hosts, oldTime } from './history.ts';
 import type { IngestTarget, Metric, Series } from './ingest.ts';
 import { type Row, runLoad } from './load.ts';

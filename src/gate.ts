@@ -51,7 +51,7 @@ export function createGate(options: GateOptions) {
     });
     for (const name in headers) c.header(name, headers[name as keyof typeof headers]);
     if (!principal.permissions.has(permission)) {
-      await recordAccess(principal.orgId, accessOf(c, principal, 403)).catch(() => {});
+      await recordRefusal(c, principal.orgId, principal, 403);
       throw forbidden(permission);
     }
     if (principal.isErasing && !c.req.path.startsWith('/api/v1/org/erasures')) {
@@ -73,8 +73,7 @@ export function createGate(options: GateOptions) {
       c.var.leave?.();
     }
     // By the endpoint itself, which knows what it would come to.
-    if (c.res.status === 403)
-      await recordAccess(principal.orgId, accessOf(c, principal, 403)).catch(() => {});
+    if (c.res.status === 403) await recordRefusal(c, principal.orgId, principal, 403);
     if (c.res.status >= 400) return;
     // Whoever changes something sees it in the next answer. (Metrics and logs are in none.)
     if (endpointClass === 'change' || permission === 'heartbeats:write')
@@ -92,13 +91,17 @@ export function createGate(options: GateOptions) {
       return await authenticator.authenticate(token);
     } catch (error) {
       if (error instanceof Unauthorized && error.known) {
-        const { org, subject, tokenId } = error.known;
         // Not of an org that has never been: nobody is to make one with a token that is not good any more.
-        const state = await orgs.find(org);
-        if (state) await recordAccess(state.orgId, accessOf(c, { subject, tokenId }, 401)).catch(() => {});
+        const state = await orgs.find(error.known.org);
+        if (state) await recordRefusal(c, state.orgId, error.known, 401);
       }
       throw error;
     }
+  }
+
+  // It is refused all the same where the log cannot be written.
+  async function recordRefusal(c: Context<AuthEnv>, orgId: number, who: Who, status: number) {
+    await recordAccess(orgId, accessOf(c, who, status)).catch(() => {});
   }
 
   async function mayStill(
@@ -154,11 +157,9 @@ function tokenOf(c: Context<AuthEnv>): string {
   return header.slice(7);
 }
 
-function accessOf(
-  c: Context<AuthEnv>,
-  { subject, tokenId }: Pick<Principal, 'subject' | 'tokenId'>,
-  status: number,
-): Access {
+type Who = Pick<Principal, 'subject' | 'tokenId'>;
+
+function accessOf(c: Context<AuthEnv>, { subject, tokenId }: Who, status: number): Access {
   const method = c.req.method === 'HEAD' ? 'GET' : c.req.method;
   return {
     actor: subject,

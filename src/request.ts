@@ -24,6 +24,11 @@ function tooLarge(maxBytes: number) {
   return new Problem(413, 'body_too_large', `The body is larger than ${maxBytes} bytes.`);
 }
 
+// What goes as deep as the body does runs out of stack.
+function tooDeep() {
+  return invalid([{ path: '', message: 'the body is nested too deep' }]);
+}
+
 /** The body's bytes, decompressed; at most maxBytes after that too. */
 export async function readBody(c: Context, maxBytes: number): Promise<Buffer> {
   const body = await readBytes(c, maxBytes);
@@ -74,8 +79,7 @@ export function parseJson(c: Context, body: Buffer, parse = parseStrictly): unkn
     return parse(body);
   } catch (error) {
     if (error instanceof Problem) throw error;
-    // Of a parser that goes as deep as the body does.
-    if (error instanceof RangeError) throw invalid([{ path: '', message: 'the body is nested too deep' }]);
+    if (error instanceof RangeError) throw tooDeep();
     throw invalid([
       { path: '', message: `the body is not valid JSON: ${(error as Error).message.slice(0, 200)}` },
     ]);
@@ -149,12 +153,11 @@ export function check<Schema extends z.ZodType>(
   throw invalid(errors.slice(0, maxErrors));
 }
 
-// A schema that looks into what it is given goes as deep as that does.
 function parseWithin<Schema extends z.ZodType>(schema: Schema, value: unknown) {
   try {
     return schema.safeParse(value);
   } catch (error) {
-    if (error instanceof RangeError) throw invalid([{ path: '', message: 'the body is nested too deep' }]);
+    if (error instanceof RangeError) throw tooDeep();
     throw error;
   }
 }

@@ -66,13 +66,6 @@ export interface Company {
   hasOthers(org: number): boolean;
 }
 
-/** Adds to what is counted under a key, which is there as long as that is more than zero. */
-export function adjust<Key>(counts: Map<Key, number>, key: Key, by: number) {
-  const count = (counts.get(key) ?? 0) + by;
-  if (count > 0) counts.set(key, count);
-  else counts.delete(key);
-}
-
 export function createCompany(spanMs = 1_000): Company {
   let earlier = new Set<number>();
   let latest = new Set<number>();
@@ -98,4 +91,11 @@ export function createCompany(spanMs = 1_000): Company {
       return false;
     },
   };
+}
+
+/** Adds to what is counted under a key, which is there as long as that is more than zero. */
+export function adjust<Key>(counts: Map<Key, number>, key: Key, by: number) {
+  const count = (counts.get(key) ?? 0) + by;
+  if (count > 0) counts.set(key, count);
+  else counts.delete(key);
 }

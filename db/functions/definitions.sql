@@ -291,7 +291,7 @@ as $$
     else '{}'
   end
 $$;
-comment on function lib.audited_definition is 'A row of a definition''s table as JSON, as the audit log shows it: as its author wrote it, without secrets.';
+comment on function lib.audited_definition is 'A row of a definition''s table as JSON, as the audit log and an export show it: as its author wrote it, without secrets.';
 
 create function lib.check_kind(_kind text)
 returns text

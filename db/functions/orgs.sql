@@ -233,7 +233,7 @@ begin
     ) as k (name, field)
   loop
     execute format(
-      'select coalesce(jsonb_agg(lib.definition_fields(%1$L, to_jsonb(d), false) order by d.created_at, d.id), ''[]'') from obs.%1$I d where d.org_id = $1',
+      'select coalesce(jsonb_agg(lib.audited_definition(%1$L, to_jsonb(d)) order by d.created_at, d.id), ''[]'') from obs.%1$I d where d.org_id = $1',
       _kind.name
     ) into _part using _org_id;
     _export := _export || jsonb_build_object(_kind.field, _part);
@@ -242,7 +242,7 @@ begin
 end
 $$;
 comment on function api.export_org is
-  'Everything that an org has defined: settings, services, alert rules, channels, silences, maintenance windows, escalations and API tokens; definitions as lib.definition_fields. Secrets of channels read ••••, '
+  'Everything that an org has defined: settings, services, alert rules, channels, silences, maintenance windows, escalations and API tokens. Secrets of channels read ••••, '
   'and of tokens there is none.';
 
 create function api.get_storage(_org_id int)

@@ -19,8 +19,15 @@ import {
 } from '../request.ts';
 import type { Sealer } from '../seal.ts';
 import { severities, severitySchema } from './alerts.ts';
-import { definitionRoutes, idParams, type RouteDependencies, type Row, switchSchema } from './definitions.ts';
-import { matchersSchema, showMatchers, shownMatchersSchema } from './expressions.ts';
+import {
+  definitionRoutes,
+  idParams,
+  type RouteDependencies,
+  type Row,
+  shownSwitch,
+  switchSchema,
+} from './definitions.ts';
+import { matchersSchema, shownMatchersSchema } from './expressions.ts';
 import { notificationSchema } from './notifications.ts';
 
 const types = ['webhook', 'slack', 'email', 'alertmanager'] as const;
@@ -205,14 +212,6 @@ export interface ChannelDependencies extends RouteDependencies {
   sealer: Sealer;
 }
 
-export function shownChannel({ is_enabled, ...row }: Row): z.infer<typeof channelSchema> {
-  return {
-    ...row,
-    matchers: showMatchers(row.matchers),
-    enabled: is_enabled,
-  } as unknown as z.infer<typeof channelSchema>;
-}
-
 export function channelRoutes(dependencies: ChannelDependencies) {
   const { sql, egress, hasSmtp, sealer } = dependencies;
   const router = new OpenAPIHono<AuthEnv>();
@@ -305,7 +304,7 @@ export function channelRoutes(dependencies: ChannelDependencies) {
           ...(enabled === undefined ? {} : { is_enabled: enabled }),
         };
       },
-      toShown: shownChannel,
+      toShown: (row) => shownSwitch(row) as unknown as z.infer<typeof channelSchema>,
     }),
   );
 

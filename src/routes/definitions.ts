@@ -21,6 +21,7 @@ import {
   responses,
   text,
 } from '../request.ts';
+import { showMatchers } from './expressions.ts';
 
 /** A row of a definition's table as JSON, as lib.definition_fields shows it. */
 export type Row = Record<string, unknown> & { id: string; created_at: string };
@@ -73,6 +74,11 @@ export const switchSchema = z.boolean('expected true or false');
 /** An instant of a row as the API shows it. */
 export function instant(value: unknown): string {
   return new Date(String(value)).toISOString();
+}
+
+/** What is shown of a row that can be switched off and chooses alerts by matchers. */
+export function shownSwitch({ is_enabled, ...row }: Row) {
+  return { ...row, matchers: showMatchers(row.matchers), enabled: is_enabled };
 }
 
 /** A definition as an export shows it: what makes it anew (its POST takes these fields), and its id, by which others name it. */

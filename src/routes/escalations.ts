@@ -4,8 +4,8 @@ import type { AuthEnv } from '../auth.ts';
 import { needs } from '../permissions.ts';
 import { endpoint, refuseQuery, responses, text } from '../request.ts';
 import { severities, severitySchema } from './alerts.ts';
-import { definitionRoutes, type RouteDependencies, type Row, switchSchema } from './definitions.ts';
-import { matchersSchema, showMatchers, shownMatchersSchema } from './expressions.ts';
+import { definitionRoutes, type RouteDependencies, shownSwitch, switchSchema } from './definitions.ts';
+import { matchersSchema, shownMatchersSchema } from './expressions.ts';
 
 const stepSchema = z
   .strictObject({
@@ -70,14 +70,6 @@ const defaultSchema = z
 
 const tags = ['Escalations'];
 
-export function shownEscalation({ is_enabled, ...row }: Row): z.infer<typeof escalationSchema> {
-  return {
-    ...row,
-    matchers: showMatchers(row.matchers),
-    enabled: is_enabled,
-  } as unknown as z.infer<typeof escalationSchema>;
-}
-
 export function escalationRoutes(dependencies: RouteDependencies) {
   const router = new OpenAPIHono<AuthEnv>();
 
@@ -126,7 +118,7 @@ export function escalationRoutes(dependencies: RouteDependencies) {
         ...rest,
         ...(enabled === undefined ? {} : { is_enabled: enabled }),
       }),
-      toShown: shownEscalation,
+      toShown: (row) => shownSwitch(row) as unknown as z.infer<typeof escalationSchema>,
     }),
   );
   return router;

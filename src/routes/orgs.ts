@@ -24,9 +24,9 @@ import {
   timestampSchema,
 } from '../request.ts';
 import { newRuleSchema, shownRule } from './alert_rules.ts';
-import { newChannelSchema, shownChannel } from './channels.ts';
-import { exportedDefinition, idParams, type Row } from './definitions.ts';
-import { newEscalationSchema, shownEscalation } from './escalations.ts';
+import { newChannelSchema } from './channels.ts';
+import { exportedDefinition, idParams, type Row, shownSwitch } from './definitions.ts';
+import { newEscalationSchema } from './escalations.ts';
 import { timeZoneSchema } from './metrics.ts';
 import { type ServiceDefinition, shownDefinition } from './services.ts';
 import { newSilenceSchema, newWindowSchema, shownSilence, shownWindow } from './silences.ts';
@@ -167,10 +167,10 @@ const exportSchema = z
 
 const exportedKinds = {
   alert_rules: (row: Row) => exportedDefinition(shownRule(row), newRuleSchema),
-  channels: (row: Row) => exportedDefinition(shownChannel(row), newChannelSchema.options[0]),
+  channels: (row: Row) => exportedDefinition(shownSwitch(row), newChannelSchema.options[0]),
   silences: (row: Row) => exportedDefinition(shownSilence(row), newSilenceSchema),
   maintenance_windows: (row: Row) => exportedDefinition(shownWindow(row), newWindowSchema),
-  escalations: (row: Row) => exportedDefinition(shownEscalation(row), newEscalationSchema),
+  escalations: (row: Row) => exportedDefinition(shownSwitch(row), newEscalationSchema),
 };
 
 /** As api.export_org has it. */

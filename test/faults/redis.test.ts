@@ -4,8 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import postgres from 'postgres';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, test } from 'vitest';
 import { cloneDatabase } from '../support/database.ts';
-import { type Service, signToken, startService } from '../support/process.ts';
-import { createRedis, freePort, type RedisServer, redisObstacle } from '../support/redis.ts';
+import { freePort, type Service, signToken, startService } from '../support/process.ts';
+import { createRedis, type RedisServer, redisObstacle } from '../support/redis.ts';
 
 const isSoak = process.env.SOAK === 'true';
 const limits = { query: 50, ingest: 40, change: 30 };

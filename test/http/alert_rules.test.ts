@@ -1192,8 +1192,6 @@ describe('a thousand malformed expressions', () => {
     const before = await countRows();
     expect((await api.call('GET', '/api/v1/alert-rules')).status).toBe(200);
     await api.sql`revoke execute on all functions in schema api from obs_api`;
-    // Which each request may come to ask.
-    await api.sql`grant execute on function api.open_org to obs_api`;
     // What is known of the org is asked for again every few seconds.
     await api.sql`grant execute on function api.open_org to obs_api`;
     try {

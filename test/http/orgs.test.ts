@@ -1,4 +1,5 @@
 // The org: its settings, its own retention, which hides, refuses and deletes; what it takes up, what it used, and what it takes elsewhere.
+import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { rollUp } from '../../db/roll_up.ts';
 import { useApi } from '../support/api.ts';
@@ -416,7 +417,7 @@ describe('usage', () => {
     // Refused: a field, not a limit.
     await call('POST', '/metrics', { name: 'm' });
     // Once each, since how often it is asked for counts too.
-    await new Promise((resolve) => setTimeout(resolve, 6_000));
+    await sleep(6_000);
     const [line, ...others] = await usage(token);
     expect(others).toEqual([]);
     expect(line).toEqual({

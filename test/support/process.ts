@@ -1,6 +1,7 @@
 // The API and the worker as real processes, for tests that kill them and for benches.
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
+import net, { type AddressInfo } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SignJWT } from 'jose';
@@ -60,6 +61,16 @@ export async function startService(kind: 'api' | 'worker', env: Record<string, s
       await exited;
     },
   };
+}
+
+/** A port that nothing listens at. */
+export async function freePort(): Promise<number> {
+  const server = net.createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, 'close');
+  return port;
 }
 
 /** A token as clients carry it. */

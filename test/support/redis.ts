@@ -1,9 +1,10 @@
 // A real Redis that a test may kill, hang and fill with garbage.
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import net, { type AddressInfo } from 'node:net';
+import net from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Redis } from 'ioredis';
+import { freePort } from './process.ts';
 
 /** Why there is no Redis here, or null. */
 export const redisObstacle =
@@ -23,15 +24,6 @@ export interface RedisServer {
   /** SIGCONT. */
   goOn(): void;
   end(): Promise<void>;
-}
-
-export async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 /** Not started yet. It keeps its port from one start to the next. */

@@ -130,14 +130,14 @@ export function isConnectionError(error: unknown): boolean {
 }
 
 /**
- * Whether a function was looked for at the moment when a migration replaced all of them: it is there again by now, and
- * nothing has been done.
+ * Whether a function, or its schema, was looked for by name or by number at the moment when a migration replaced all of
+ * them: it is there again by now, and nothing has been done.
  */
 export function isMigrating(error: unknown): boolean {
   const message = String((error as Error | null)?.message);
   return (
-    (/^(42883|3F000)$/.test(codeOf(error)) && /\b(api|lib|job|queue)\b/.test(message)) ||
-    (codeOf(error) === 'XX000' && message.startsWith('cache lookup failed for function'))
+    (/^(42883|3F000)$/.test(codeOf(error)) && /\b(api|lib|job|queue)\b|\bwith OID\b/.test(message)) ||
+    (codeOf(error) === 'XX000' && message.startsWith('cache lookup failed for '))
   );
 }
 

@@ -21,12 +21,14 @@ export interface Filter {
 
 const levels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'];
 
+/** Runs of letters and digits; a number with an exponent ends at its digits, as in 8e9c, which is 8e9 and c. */
 export function wordsOf(text: string): string[] {
-  return text.toLowerCase().match(/[a-z0-9]+/g) ?? [];
+  return text.toLowerCase().match(/[0-9]+e[0-9]+|[a-z0-9]+/g) ?? [];
 }
 
-function holds({ isNegated, words }: Term, message: string[]): boolean {
-  const wanted = words.map((word) => word.toLowerCase());
+/** Whether a message of these words has a term's in a row. */
+export function holds({ isNegated, words }: Term, message: string[]): boolean {
+  const wanted = words.flatMap(wordsOf);
   const isThere = message.some((_, at) => wanted.every((word, i) => message[at + i] === word));
   return isThere !== isNegated;
 }

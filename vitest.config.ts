@@ -12,7 +12,9 @@ export default defineConfig({
     globalSetup: 'test/support/setup.ts',
     // Most of a test's time is spent waiting for the database.
     maxWorkers: 3,
-    testTimeout: 30_000,
+    testTimeout: 60_000,
+    // On a machine that has other things to do, too.
+    expect: { poll: { timeout: 10_000 } },
     hookTimeout: 60_000,
     reporters: ['default', ['json', { outputFile: '.data/test-report.json' }]],
     projects: [

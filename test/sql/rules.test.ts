@@ -1216,12 +1216,12 @@ describe('what must not get lost', () => {
           { n: number }[]
         >`select count(*)::int as n from obs.alert where org_id = ${orgId} and status = 'firing'`
       )[0]!.n;
+    const began = performance.now();
     expect(await evaluate()).toBe(1);
     // Fewer on a machine that is busy: a transaction has three seconds, too.
+    const tookMs = performance.now() - began;
     const first = await firing();
-    const [{ ms }] = await database.sql<[{ ms: number }]>`
-      select last_evaluation_ms::float8 as ms from obs.alert_rule_state where org_id = ${orgId}`;
-    if (ms < 3000) expect(first).toBe(3000);
+    if (tookMs < 3000) expect(first).toBe(3000);
     expect(first).toBeGreaterThan(0);
     expect(first).toBeLessThanOrEqual(3000);
     while ((await firing()) < 3100) expect(await evaluate()).toBe(1);

@@ -977,7 +977,9 @@ test('of the other org nothing has changed', async () => {
   const after = await rowsOf(api.sql, victim);
   for (const table of Object.keys(before)) {
     if (table === 'audit_event') continue;
-    expect(after[table], table).toEqual(before[table]);
+    // What is rolled up meanwhile is late no more.
+    if (table === 'dirty_range') expect(before[table]).toEqual(expect.arrayContaining(after[table]!));
+    else expect(after[table], table).toEqual(before[table]);
   }
   // What its tokens were refused that are no longer good is in its audit log.
   const known = new Set(before.audit_event);

@@ -92,7 +92,8 @@ async function crashByBackend(url: string) {
       await probe`select 1`;
       return;
     } catch (error) {
-      if (attempt > 300) throw error;
+      // A large one takes a while to come back.
+      if (attempt > 1200) throw error;
       await sleep(100);
     } finally {
       await probe.end({ timeout: 1 }).catch(() => {});

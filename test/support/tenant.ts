@@ -94,7 +94,8 @@ export async function fillTenant(api: TestApi, options: TenantOptions): Promise<
   });
 
   const now = Date.now();
-  const samples = Array.from({ length: 40 }, (_, i) => [
+  // Longer than a day, so that one is over at any hour.
+  const samples = Array.from({ length: 52 }, (_, i) => [
     { name: metric, value: options.value + (i % 7) * 0.0005, i },
     { name: otherMetric, value: options.value + ((i + 1) % 7) * 0.0005, i },
   ])

@@ -72,8 +72,8 @@ export async function fillDemo(
           select m.*,
             -- A burst of requests at the registry, fifteen days ago.
             m.season * (1 + 0.08 * m.noise) * case when ${service} = 'registry' and m.day between -15 and -14.97 then 5 else 1 end as load,
-            -- Two hours in which billing was slow and failed, nine days ago.
-            ${service} = 'billing' and m.day between -9 and -8.917 as is_failing,
+            -- Two hours in which billing was slow and failed, nine days ago, and one in which auth did, three hours ago.
+            (${service} = 'billing' and m.day between -9 and -8.917) or (${service} = 'auth' and m.day between -0.125 and -0.0833) as is_failing,
             -- auth has leaked memory for six days, until it was deployed again half a day ago.
             case when ${service} = 'auth' and m.day between -6 and -0.5 then (m.day + 6) * 120 else 0 end as leaked_mib,
             -- A deployment a week, which sets counters back.
@@ -118,8 +118,38 @@ export async function fillDemo(
   let lines = 0;
   for (const [service] of services) lines += await writeLines(sql, orgId, service);
   log('and logs');
+  await tellSnapshots(sql, orgId);
+  await raiseAlert(sql, orgId);
   await sql`analyze obs.sample, obs.log`;
   return { samples, series: services.length * instances.length * metrics.length, lines };
+}
+
+// What the worker would have noted of these two days, for trends.
+async function tellSnapshots(sql: Sql, orgId: number): Promise<void> {
+  await sql`
+    insert into obs.system_snapshot (
+      time, org_id, total_services, healthy_services, degraded_services, unhealthy_services, critical_alerts, warning_alerts, info_alerts, started_alerts,
+      requests_per_second, error_percentage, reported_response_time_ms
+    )
+    select t, ${orgId}::int, 0, 0, 0, 0, 0, case when t > now() - interval '175 minutes' then 1 else 0 end, 0,
+      case when t > now() - interval '175 minutes' and t <= now() - interval '165 minutes' then 1 else 0 end,
+      m.requests_per_second, m.error_percentage, m.reported_response_time_ms
+    from generate_series(now() - interval '48 hours', now() - interval '10 minutes', interval '10 minutes') t
+    cross join lateral lib.measure_traffic(${orgId}::int, t) m`;
+}
+
+// Of auth being slow three hours ago, and nobody has said that they look at it.
+async function raiseAlert(sql: Sql, orgId: number): Promise<void> {
+  await sql.begin(async (sql) => {
+    const [made] = await sql<{ id: string }[]>`
+      select alert ->> 'id' as id
+      from api.create_alert(
+        ${orgId}::int, 'Logins are slow', 'warning', 'auth answered slowly, and failed in part, for an hour', 'auth', '{"env": "production"}', '{}', null,
+        'demo'
+      )`;
+    await sql`update obs.alert set started_at = now() - interval '175 minutes' where id = ${made!.id}`;
+    await sql`update obs.alert_event set at = now() - interval '175 minutes' where alert_id = ${made!.id}`;
+  });
 }
 
 // A line every half minute, or of a failing service more, for as long as lines are kept.
@@ -128,17 +158,20 @@ async function writeLines(sql: Sql, orgId: number, service: string): Promise<num
     with moment as (
       select t as at, random() as r, (random() * 1e5)::int as n, (random() * 400)::int + 5 as ms,
         -- The others cannot reach the gateway while it is down, for 25 minutes four days ago.
-        extract(epoch from t - now()) / 86400 between -4 and -3.983 as is_cut_off
+        extract(epoch from t - now()) / 86400 between -4 and -3.983 as is_cut_off,
+        ${service}::text = 'auth' and extract(epoch from t - now()) / 86400 between -0.125 and -0.0833 as is_slow
       from generate_series(now() - (select keep from obs.retention where table_name = 'log') + interval '1 hour', now(), interval '30 seconds') t
       where not (${service}::text = 'gateway' and extract(epoch from t - now()) / 86400 between -4 and -3.983)
     ),
     said as (
       select m.at, m.n, m.ms,
         case
-          when m.is_cut_off or m.r < 0.01 then 'error' when m.r < 0.05 then 'warn' when m.r < 0.2 then 'debug' else 'info'
+          when m.is_cut_off or m.r < 0.01 or (m.is_slow and m.r < 0.2) then 'error' when m.r < 0.05 or m.is_slow then 'warn' when m.r < 0.2 then 'debug' else 'info'
         end::obs.log_level as level,
         case
           when m.is_cut_off then format('request %s to gateway.internal:8443 failed: connection refused, giving up after 3 attempts', m.n)
+          when m.is_slow and m.r < 0.2 then format('login of user %s failed: no connection to the database within 3000 ms', m.n)
+          when m.is_slow then format('login of user %s took %s ms: waiting for a connection to the database, pool of 10 exhausted', m.n, m.ms * 12)
           when m.r < 0.01 then format('request %s failed: timeout after 3000 ms waiting for the database', m.n)
           when m.r < 0.05 then format('slow query took %s ms: select * from account where id = %s', m.ms * 10, m.n)
           when m.r < 0.2 then format('cache miss for account:%s', m.n)

@@ -15,18 +15,22 @@ import { connect } from '../src/db.ts';
 import { self } from '../src/liftos.ts';
 import { createLog } from '../src/log.ts';
 import { createSealer } from '../src/seal.ts';
+import { recordEvery } from '../src/self_metrics.ts';
 import { onStop } from '../src/stop.ts';
 import { countLogs, countLogsTask } from './count_logs.ts';
+import { recordDatabaseMetrics } from './database_metrics.ts';
 import { dropExpired } from './drop_expired.ts';
 import { eraseOrgs } from './erase_orgs.ts';
 import { evaluateRules } from './evaluate.ts';
 import { hostMetricsTask, recordHostMetrics } from './host_metrics.ts';
+import { createJobMetrics } from './job_metrics.ts';
 import { notify } from './notify.ts';
 import { probeService } from './probe.ts';
 import { purgeIdempotencyKeys } from './purge_idempotency_keys.ts';
 import { purgeJobs } from './purge_jobs.ts';
 import { refreshTiers } from './refresh_tiers.ts';
 import { resealSecrets } from './reseal_secrets.ts';
+import { takeSnapshots } from './take_snapshots.ts';
 
 const config = loadConfig();
 // Names are looked up in Node's pool of threads, four by default: one for each probe, so that none waits for another's
@@ -76,6 +80,8 @@ const taskList: TaskList = {
   [countLogsTask]: countLogs(sql),
   purge_idempotency_keys: purgeIdempotencyKeys(sql),
   purge_jobs: purgeJobs(sql),
+  take_snapshots: takeSnapshots(sql),
+  database_metrics: recordDatabaseMetrics(sql, config.defaultOrg),
   refresh_tiers: refreshTiers(tierSql),
   drop_expired: dropExpired(tierSql),
   erase_orgs: eraseOrgs(tierSql, log),
@@ -97,6 +103,13 @@ const crontab: CronItem[] = [
     options: { jobKey: 'purge_idempotency_keys', backfillPeriod: 0 },
   },
   { task: 'purge_jobs', match: '27 * * * *', options: { jobKey: 'purge_jobs', backfillPeriod: 0 } },
+  ...['take_snapshots', 'database_metrics'].map(
+    (task): CronItem => ({
+      task,
+      match: '* * * * *',
+      options: { jobKey: task, maxAttempts: 1, backfillPeriod: 0 },
+    }),
+  ),
   {
     task: 'refresh_tiers',
     match: '* * * * *',
@@ -173,6 +186,8 @@ const queueLog = new Logger((scope) => (level, message, meta) => {
 });
 
 const runners = new Set<Runner>();
+const jobMetrics = createJobMetrics(host);
+const ending = new AbortController();
 let isStopping = false;
 
 async function work(options: RunnerOptions, onStart: (runner: Runner) => Promise<void>) {
@@ -186,6 +201,7 @@ async function work(options: RunnerOptions, onStart: (runner: Runner) => Promise
         ...options,
       });
       runners.add(runner);
+      jobMetrics.watch(runner);
       const { events, promise } = runner;
       // When the database goes away in the middle of its bookkeeping it may never settle.
       const isBroken = new Promise<void>((resolve) => {
@@ -227,6 +243,7 @@ process.on('unhandledRejection', (error) => log.error({ error }, 'something fail
 
 onStop(log, config.shutdownTimeoutMs, async () => {
   isStopping = true;
+  ending.abort();
   await Promise.all([...runners].map((runner) => runner.stop()));
   await Promise.all(
     [sql, tierSql, probeSql, ruleSql, notificationSql].map((pool) => pool.end({ timeout: 5 })),
@@ -234,6 +251,12 @@ onStop(log, config.shutdownTimeoutMs, async () => {
 });
 
 for (const options of promptRunners) void work(options, async () => {});
+void recordEvery(
+  jobMetrics.read,
+  (samples) => sql`select job.record_samples(${config.defaultOrg}, ${JSON.stringify(samples)}::text::jsonb)`,
+  log,
+  ending.signal,
+);
 void heal('probes', () => probeSql<{ healed: number }[]>`select job.heal_probes() as healed`);
 void heal('alerts', () => sql<{ healed: number }[]>`select job.heal_alerts() as healed`);
 void work(
@@ -246,7 +269,7 @@ void work(
   },
   async (runner) => {
     // At once, unless the next slot is scheduled already.
-    for (const task of [hostTask, countLogsTask, 'reseal_secrets'])
+    for (const task of [hostTask, countLogsTask, 'take_snapshots', 'database_metrics', 'reseal_secrets'])
       await runner.addJob(task, {}, { jobKey: task, jobKeyMode: 'preserve_run_at' });
     log.info('working');
   },

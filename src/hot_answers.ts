@@ -11,11 +11,13 @@ export interface HotAnswers {
    * key tells answers of one org apart: the endpoint and all that its answer depends on.
    */
   respond(c: Context<AuthEnv>, key: string, compute: () => Promise<string>): Promise<Response>;
+  /** The same answer, for who makes something of it. */
+  get(orgId: number, key: string, compute: () => Promise<string>): Promise<Answer>;
   /** Forgets an org's answers: to be called once something of it has been changed. */
   forget(orgId: number): Promise<void>;
 }
 
-interface Answer {
+export interface Answer {
   body: string;
   etag: string;
 }
@@ -79,13 +81,15 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
     return `obs:answer:${orgId}:${generation}:${key}`;
   }
 
+  async function get(orgId: number, key: string, compute: () => Promise<string>): Promise<Answer> {
+    if (keepMs === 0) return answerOf(await compute());
+    return (await answers.fetch(await keyOf(orgId, key), { context: compute }))!;
+  }
+
   return {
+    get,
     async respond(c, key, compute) {
-      const { orgId } = c.var.principal;
-      const { body, etag } =
-        keepMs === 0
-          ? answerOf(await compute())
-          : (await answers.fetch(await keyOf(orgId, key), { context: compute }))!;
+      const { body, etag } = await get(c.var.principal.orgId, key, compute);
       // It may be kept, but has to be asked for again: it is another answer for another token, and a moment later.
       const headers = { ETag: etag, 'Cache-Control': 'private, no-cache', Vary: 'Authorization, Cookie' };
       if (hasEtag(c.req.header('If-None-Match'), etag)) return c.body(null, 304, headers);

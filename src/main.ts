@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Server } from 'node:http';
 import https from 'node:https';
+import os from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { serve } from '@hono/node-server';
 import { createApp } from './app.ts';
@@ -11,6 +12,7 @@ import { codeOf, isConnectionError, problemDocument, unreadable } from './errors
 import { liftosServices, registerServices, self } from './liftos.ts';
 import { createLog } from './log.ts';
 import { connectRedis } from './redis.ts';
+import { createApiReader, recordEvery } from './self_metrics.ts';
 import { onStop } from './stop.ts';
 import { readCertificate, reloadCertificate, type TlsFiles } from './tls.ts';
 
@@ -35,7 +37,7 @@ const logSessions = openSessions();
 const redis = config.redisUrl ? connectRedis(config.redisUrl, log) : undefined;
 if (config.secretsKeys.length === 0)
   log.warn('SECRETS_KEY is not set: secrets of channels are stored readable');
-const { app, startDraining, drain, inFlight } = createApp({
+const { app, telemetry, startDraining, drain, inFlight } = createApp({
   config,
   log,
   sql,
@@ -60,6 +62,12 @@ const server = serve(
   (address) => {
     log.info({ port: address.port }, 'listening');
     void register(address.port);
+    void recordEvery(
+      createApiReader(telemetry, controlSql, `${os.hostname()}:${address.port}`),
+      recordSelf,
+      log,
+      ending.signal,
+    );
   },
 ) as Server;
 const stopReloading = config.tls ? reloadCertificate(server as https.Server, config.tls, log) : () => {};
@@ -91,6 +99,12 @@ function certificate(files: TlsFiles): https.ServerOptions {
 }
 
 let isStopping = false;
+const ending = new AbortController();
+
+async function recordSelf(samples: object[]) {
+  const [row] = await controlSql<{ id: number }[]>`select api.ensure_org(${config.defaultOrg}) as id`;
+  await controlSql`select api.record_samples(${row!.id}, ${JSON.stringify(samples)}::text::jsonb)`;
+}
 
 // Until the database is there, and migrated.
 async function register(port: number) {
@@ -109,6 +123,7 @@ async function register(port: number) {
 
 onStop(log, config.shutdownTimeoutMs, async () => {
   isStopping = true;
+  ending.abort();
   startDraining();
   stopReloading();
   let isClosed = false;

@@ -45,9 +45,10 @@ as $$
       'matchers', jsonb_build_array(), 'timezone', 'UTC', 'repeats', 'never', 'weekdays', array[]::int[]
     )
     when 'escalation' then jsonb_build_object('severities', array[]::text[], 'matchers', jsonb_build_array(), 'is_enabled', true)
+    when 'dashboard' then '{}'
   end
 $$;
-comment on function lib.default_definition is 'What a channel, silence, maintenance window or escalation has where its definition does not say.';
+comment on function lib.default_definition is 'What a channel, silence, maintenance window, escalation or dashboard has where its definition does not say.';
 
 create function lib.check_definition(_kind text, _org_id int, _fields jsonb)
 returns void
@@ -300,13 +301,13 @@ immutable
 set search_path = ''
 as $$
 begin
-  if _kind not in ('alert_rule', 'channel', 'silence', 'maintenance_window', 'escalation') then
+  if _kind not in ('alert_rule', 'channel', 'silence', 'maintenance_window', 'escalation', 'dashboard') then
     raise exception 'there is no kind of definition %', _kind using errcode = '22023';
   end if;
   return _kind;
 end
 $$;
-comment on function lib.check_kind is 'A kind of definition, which is the name of its table in obs: alert_rule, channel, silence, maintenance_window, escalation. Raises 22023 for any other.';
+comment on function lib.check_kind is 'A kind of definition, which is the name of its table in obs: alert_rule, channel, silence, maintenance_window, escalation, dashboard. Raises 22023 for any other.';
 
 create function lib.find_definition(_org_id int, _kind text, _id uuid)
 returns jsonb
@@ -467,6 +468,7 @@ begin
     case _kind
       when 'silence' then 'd.starts_at <= now() and d.ends_at > now()'
       when 'maintenance_window' then 'lib.window_end(d, now()) is not null'
+      when 'dashboard' then 'true'
       else 'd.is_enabled'
     end
   )

@@ -171,6 +171,7 @@ begin
       from pg_catalog.pg_class c
       join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'org_id' and not a.attisdropped
       where c.relnamespace = 'obs'::regnamespace and c.relkind = 'r' and c.relname <> 'erasure'
+        and c.oid <> all (select k.relation from lib.kept_tables() k)
     loop
       execute format('select count(*) from %s where org_id = $1', _table.relation) into _count using _erasure.org_id;
       if _count > 0 then

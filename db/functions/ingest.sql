@@ -84,15 +84,13 @@ as $$
 $$;
 comment on function job.purge_idempotency_keys is 'Deletes Idempotency-Keys older than a day; returns how many.';
 
-create function job.record_samples(_org_external_id text, _samples jsonb, _now timestamptz default now())
+create function lib.record_samples(_org_id int, _samples jsonb, _now timestamptz)
 returns int
 language plpgsql
 volatile
-security definer
 set search_path = ''
 as $$
 declare
-  _org_id int := job.ensure_org(_org_external_id);
   _series_ids int[] := lib.ensure_series(_org_id, _samples);
 begin
   insert into obs.sample (time, series_id, value)
@@ -101,6 +99,51 @@ begin
   return cardinality(_series_ids);
 end
 $$;
-comment on function job.record_samples is
-  'Records what the worker itself observed: a JSON array of {name, value, service_name?, labels?}, all at _now, '
-  'as metrics of an org. Returns the number of samples.';
+comment on function lib.record_samples is
+  'Records what the service itself observed: a JSON array of {name, value, service_name?, labels?}, all at _now. Returns the number of samples.';
+
+create function api.record_samples(_org_id int, _samples jsonb, _now timestamptz default now())
+returns int
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return lib.record_samples(_org_id, _samples, _now);
+end
+$$;
+comment on function api.record_samples is
+  'lib.record_samples, of what an API process observed of itself. What clients send is copied into obs.sample by the flushes of src/ingest.';
+
+create function job.record_samples(_org_external_id text, _samples jsonb, _now timestamptz default now())
+returns int
+language sql
+volatile
+security definer
+set search_path = ''
+as $$
+  select lib.record_samples(job.ensure_org(_org_external_id), _samples, _now)
+$$;
+comment on function job.record_samples is 'lib.record_samples, of what a worker observed, for an org by its external id.';
+
+create function job.measure_database()
+returns table (name text, value float8)
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select m.name, m.value
+  from pg_catalog.pg_stat_database d
+  cross join lateral (values
+    ('database_size_bytes', pg_catalog.pg_database_size(d.datid)::float8),
+    ('database_connections', d.numbackends::float8),
+    ('database_transactions_total', (d.xact_commit + d.xact_rollback)::float8),
+    ('database_deadlocks_total', d.deadlocks::float8),
+    ('database_cache_hit_percentage', 100 * d.blks_hit::float8 / nullif(d.blks_hit + d.blks_read, 0))
+  ) as m (name, value)
+  where d.datname = pg_catalog.current_database() and m.value is not null
+$$;
+comment on function job.measure_database is 'Size, connections, transactions, deadlocks and cache hits of this database, by the name of the metric (pg_stat_database).';

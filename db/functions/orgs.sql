@@ -102,6 +102,7 @@ returns table (
   series_count int,
   log_stream_count int,
   service_count int,
+  status_page jsonb,
   is_erasing boolean,
   created_at timestamptz
 )
@@ -115,7 +116,7 @@ begin
   return query
   select o.external_id, (extract(epoch from o.retention) / 86400)::int, coalesce(o.settings ->> 'timezone', 'UTC'), lib.org_limits(o),
     lib.max_limits(o), o.series_count, o.log_stream_count, (select count(*)::int from obs.service s where s.org_id = _org_id),
-    o.erasing_since is not null, o.created_at
+    o.settings -> 'status_page', o.erasing_since is not null, o.created_at
   from obs.org o
   where o.id = _org_id;
 end
@@ -191,7 +192,7 @@ end
 $$;
 comment on function api.change_org is
   'Changes the given ones of an org''s settings. retention_days (at least 1; null: as long as the tables'' own retention): what is older is not '
-  'shown from then on, and deleted from every table within the hour. timezone (null: UTC). limits: of those that are given, null goes back to what the deployment allows. Raises '
+  'shown from then on, and deleted from every table within the hour. timezone (null: UTC). status_page (null: none): see api.get_status_page. limits: of those that are given, null goes back to what the deployment allows. Raises '
   'PT400 for an unknown time zone and a limit above that; 23514 for a retention of less than a day.';
 
 create function lib.audited_org(_org obs.org)
@@ -229,7 +230,7 @@ begin
     select k.name, k.field
     from (values
       ('alert_rule', 'alert_rules'), ('channel', 'channels'), ('silence', 'silences'), ('maintenance_window', 'maintenance_windows'),
-      ('escalation', 'escalations')
+      ('escalation', 'escalations'), ('dashboard', 'dashboards')
     ) as k (name, field)
   loop
     execute format(
@@ -242,7 +243,7 @@ begin
 end
 $$;
 comment on function api.export_org is
-  'Everything that an org has defined: settings, services, alert rules, channels, silences, maintenance windows, escalations and API tokens. Secrets of channels read ••••, '
+  'Everything that an org has defined: settings, services, alert rules, channels, silences, maintenance windows, escalations, dashboards and API tokens. Secrets of channels read ••••, '
   'and of tokens there is none.';
 
 create function api.get_storage(_org_id int)
@@ -262,6 +263,7 @@ set search_path = ''
 set plan_cache_mode = 'force_custom_plan'
 as $$
 declare
+  _parents jsonb;
   _series_ids int[];
   _from timestamptz;
   _days timestamptz[];
@@ -269,7 +271,8 @@ declare
   _table record;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  _series_ids := array(select s.id from obs.series s where s.org_id = _org_id);
+  _parents := lib.org_parents(_org_id);
+  _series_ids := array(select jsonb_array_elements(_parents -> 'series')::int);
 
   -- Samples a day, which is quicker told by the tier of days than by the samples themselves.
   select min(c.range_start) into _from
@@ -324,9 +327,9 @@ begin
   for _table in select * from lib.kept_tables() k where k.parent <> 'series' loop
     table_name := (select c.relname from pg_catalog.pg_class c where c.oid = _table.relation);
     execute format(
-      'select count(*), min(%1$I), max(%1$I) from %2$s where %3$I = any (array(select id from obs.%4$I where org_id = $1))',
-      _table.time_column, _table.relation, _table.parent || '_id', _table.parent
-    ) into row_count, oldest, newest using _org_id;
+      'select count(*), min(%1$I), max(%1$I) from %2$s where %3$I = any (array(select jsonb_array_elements($1)::int))',
+      _table.time_column, _table.relation, _table.parent || '_id'
+    ) into row_count, oldest, newest using _parents -> _table.parent;
     bytes := public.hypertable_size(_table.relation)::numeric * row_count
       / greatest(public.approximate_row_count(_table.relation), row_count, 1);
     return next;
@@ -354,11 +357,12 @@ as $$
     ('obs.probe_1h', 'service', 'bucket'),
     ('obs.probe_1d', 'service', 'bucket'),
     ('obs.log', 'log_stream', 'time'),
-    ('obs.log_1m', 'log_stream', 'bucket')
+    ('obs.log_1m', 'log_stream', 'bucket'),
+    ('obs.system_snapshot', 'org', 'time')
   ) as t (name, parent, time_column)
 $$;
 comment on function lib.kept_tables is
-  'The hypertables that hold what an org recorded, each by way of its series, services or log streams, for a retention of the org''s own.';
+  'The hypertables that hold what an org recorded, each by way of its series, services or log streams, or by the org itself, for a retention of the org''s own.';
 
 create function lib.oldest_recorded()
 returns timestamptz
@@ -381,7 +385,8 @@ as $$
   select jsonb_build_object(
     'series', (select coalesce(jsonb_agg(s.id), '[]') from obs.series s where s.org_id = _org_id),
     'service', (select coalesce(jsonb_agg(s.id), '[]') from obs.service s where s.org_id = _org_id),
-    'log_stream', (select coalesce(jsonb_agg(s.id), '[]') from obs.log_stream s where s.org_id = _org_id)
+    'log_stream', (select coalesce(jsonb_agg(s.id), '[]') from obs.log_stream s where s.org_id = _org_id),
+    'org', jsonb_build_array(_org_id)
   )
 $$;
 comment on function lib.org_parents is 'Ids by which rows of lib.kept_tables belong to an org, by table.';

@@ -180,3 +180,45 @@ $$;
 comment on function api.list_metrics is
   'Metric names of an org in order, after _after, at most _limit: number of series, times of the oldest and newest '
   'stored sample (null when retention has dropped them all). _q: part of the name in any case.';
+
+create function api.list_labels(_org_id int, _name text, _service_name text)
+returns text
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  return (
+    with matching as materialized (
+      select s.service_name, s.labels
+      from obs.series s
+      where s.org_id = _org_id and s.name = _name and (_service_name is null or s.service_name = _service_name)
+    ),
+    pair as (
+      select distinct e.key, e.value from matching m cross join lateral jsonb_each_text(m.labels) e
+      union
+      select 'service_name', m.service_name from matching m where m.service_name <> ''
+    ),
+    label as (
+      select p.key, count(*) as value_count, (array_agg(p.value order by p.value))[:100] as some_values
+      from pair p
+      group by p.key
+    )
+    select json_build_object(
+      'metric_name', _name,
+      'labels', (
+        select coalesce(json_agg(
+          json_build_object('label', l.key, 'value_count', l.value_count, 'values', l.some_values) order by l.key <> 'service_name', l.key
+        ), '[]')
+        from label l
+      )
+    )
+    where exists (select from matching)
+  );
+end
+$$;
+comment on function api.list_labels is
+  'Labels of the series of a metric (service_name, the first, is one) as JSON text: how many values each has, and the first 100 of them. Null where no series matches.';

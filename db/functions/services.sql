@@ -984,3 +984,47 @@ as $$
 $$;
 comment on function api.get_lag is
   'obs.probe_lag and obs.alert_lag: seconds that the most overdue probe, rule and notification of any org are late, null where there is none.';
+
+create function api.get_timeline(_org_id int, _name text, _period text, _now timestamptz default now())
+returns text
+language plpgsql
+stable
+security definer
+set search_path = ''
+set plan_cache_mode = 'force_custom_plan'
+as $$
+declare
+  _is_daily constant boolean := _period = '90d';
+  _width constant interval := case when _is_daily then interval '1 day' else interval '1 hour' end;
+  _to constant timestamptz := public.time_bucket(_width, _now) + _width;
+  _from constant timestamptz := greatest(_to - _period::interval, lib.org_kept_from(_org_id));
+  _service_id int;
+begin
+  perform set_config('obs.org_id', _org_id::text, true);
+  select s.id into _service_id from obs.service s where s.org_id = _org_id and s.name = _name;
+  if not found then
+    return null;
+  end if;
+  return (
+    select json_build_object('period', _period, 'bucket_seconds', extract(epoch from _width)::int, 'buckets', coalesce(json_agg(json_build_object(
+      'time', lib.rfc3339(b.bucket),
+      'status', case
+        when b.down_count + b.degraded_count = 0 then 'healthy'
+        when b.up_count + b.degraded_count = 0 then 'unhealthy'
+        else 'degraded'
+      end,
+      'uptime_percentage', lib.uptime_percentage(b.observed_seconds, b.down_seconds),
+      'response_time_ms', round((b.response_time_sum_ms / nullif(b.up_count + b.degraded_count, 0))::numeric, 1),
+      'checks', b.up_count + b.degraded_count + b.down_count
+    ) order by b.bucket), '[]'))
+    from (
+      select p.* from obs.probe_1h p where not _is_daily and p.service_id = _service_id and p.bucket >= _from and p.bucket < _to
+      union all
+      select p.* from obs.probe_1d p where _is_daily and p.service_id = _service_id and p.bucket >= _from and p.bucket < _to
+    ) b
+  );
+end
+$$;
+comment on function api.get_timeline is
+  'How a service was, as JSON text: of _period 24h or 7d by the hour, of 90d by the day (UTC), the running one among them; healthy when every answer was as expected, '
+  'unhealthy when none was; steps without probes are left out. Null where there is no such service.';

@@ -56,7 +56,7 @@ const alertFields = {
   resolved_at: z.iso.datetime().nullable(),
   duration_seconds: z.number(),
 };
-const alertSchema = z.strictObject(alertFields).openapi('Alert');
+export const alertSchema = z.strictObject(alertFields).openapi('Alert');
 const alertDetailSchema = z
   .strictObject({
     ...alertFields,

@@ -1,4 +1,4 @@
-// What alert rules, channels, silences, maintenance windows and escalations have in common: made, listed, read, changed, deleted.
+// What alert rules, channels, silences, maintenance windows, escalations and dashboards have in common: made, listed, read, changed, deleted.
 import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import type { AuthEnv } from '../auth.ts';
@@ -28,12 +28,12 @@ export type Row = Record<string, unknown> & { id: string; created_at: string };
 
 export interface Resource<New extends z.ZodType, Changes extends z.ZodType, Shown extends z.ZodType> {
   /** Its table, see lib.check_kind. */
-  kind: 'alert_rule' | 'channel' | 'silence' | 'maintenance_window' | 'escalation';
+  kind: 'alert_rule' | 'channel' | 'silence' | 'maintenance_window' | 'escalation' | 'dashboard';
   /** Such as /alert-rules. */
   path: string;
   tags: string[];
   /** Whose permissions it takes, area:read and area:write. */
-  area: 'rules' | 'channels' | 'silences';
+  area: 'rules' | 'channels' | 'silences' | 'dashboards';
   /** Such as "alert rule", and how it is called in the list of all. */
   noun: string;
   plural: string;

@@ -3,6 +3,7 @@ import { createRoute, OpenAPIHono, z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import type { AuthEnv } from '../auth.ts';
 import { arrayLiteral, type Sql } from '../db.ts';
+import { Problem } from '../errors.ts';
 import type { Committer } from '../ingest/commit.ts';
 import type { IdCache, SeriesIdentity } from '../ingest/ids.ts';
 import { labelProblems, limits, readMetrics, type TimeBounds, valueProblem } from '../ingest/metrics.ts';
@@ -155,6 +156,16 @@ const metricListSchema = z
   })
   .openapi('MetricList');
 
+const labelsQuerySchema = z.strictObject({ service_name: text(limits.serviceNameLength).optional() });
+const labelListSchema = z
+  .strictObject({
+    metric_name: z.string(),
+    labels: z.array(
+      z.strictObject({ label: z.string(), value_count: z.number().int(), values: z.array(z.string()) }),
+    ),
+  })
+  .openapi('MetricLabels');
+
 export interface MetricsDependencies {
   sql: Sql;
   cache: IdCache<SeriesIdentity>;
@@ -261,6 +272,29 @@ export function metricsRoutes({
         })),
         next_cursor,
       } satisfies z.infer<typeof metricListSchema>);
+    },
+  );
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/metrics/{name}/labels',
+      tags,
+      security: needs('metrics:read'),
+      summary: 'Labels of the series of a metric',
+      description:
+        'service_name is one of them. Of each label the first 100 values in order, and how many there are.',
+      request: { params: z.object({ name: z.string() }), query: labelsQuerySchema },
+      responses: responses(200, 'The labels in order', labelListSchema, [400, 401, 403, 404, 503, 504]),
+    }),
+    async (c) => {
+      const { name } = check(z.object({ name: text(limits.nameLength) }), c.req.param(), 'path');
+      const query = check(labelsQuerySchema, queryOf(c), 'query');
+      const [row] = await sql<{ answer: string | null }[]>`
+        select api.list_labels(${c.var.principal.orgId}, ${name}, ${query.service_name ?? null}) as answer`;
+      if (!row?.answer) throw new Problem(404, 'not_found', `The org has no series of ${name} that match.`);
+      return c.body(row.answer, 200, { 'Content-Type': 'application/json' });
     },
   );
 

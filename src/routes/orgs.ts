@@ -4,6 +4,7 @@ import type { Context } from 'hono';
 import type { AuthEnv } from '../auth.ts';
 import type { Sql } from '../db.ts';
 import { invalid, Problem } from '../errors.ts';
+import { limits as textLimits } from '../ingest/metrics.ts';
 import type { OrgCache, OrgLimits } from '../orgs.ts';
 import { needs } from '../permissions.ts';
 import {
@@ -21,10 +22,12 @@ import {
   refuseQuery,
   requestOf,
   responses,
+  text,
   timestampSchema,
 } from '../request.ts';
 import { newRuleSchema, shownRule } from './alert_rules.ts';
 import { newChannelSchema } from './channels.ts';
+import { newDashboardSchema } from './dashboards.ts';
 import { exportedDefinition, idParams, type Row, shownSwitch } from './definitions.ts';
 import { newEscalationSchema } from './escalations.ts';
 import { timeZoneSchema } from './metrics.ts';
@@ -53,6 +56,23 @@ const limitsSchema = z
       'How many series, log streams and services there may be; requests a second, by class of endpoint (ingest records, query reads, change is the rest); queries and changes under way at once, of one API process',
   });
 
+const statusPageSchema = z
+  .strictObject(
+    {
+      title: text(200),
+      service_names: z
+        .array(text(textLimits.serviceNameLength), 'expected a list')
+        .min(1, 'must not be empty')
+        .max(100, 'must be at most 100')
+        .refine((names) => new Set(names).size === names.length, 'names a service twice'),
+    },
+    'expected an object, or null',
+  )
+  .openapi('StatusPage', {
+    description:
+      'What anyone can see without a token, at /status/{org_id}: how each of these services is, in this order, and its uptime by day. Names that are not registered are left out.',
+  });
+
 const orgSchema = z
   .strictObject({
     org_id: z.string().openapi({ description: "The token's org_id claim", example: 'acme' }),
@@ -71,6 +91,7 @@ const orgSchema = z
     log_stream_count: z.number().int(),
     log_stream_limit: z.number().int(),
     service_count: z.number().int(),
+    status_page: statusPageSchema.nullable(),
     created_at: z.iso.datetime(),
   })
   .openapi('Org');
@@ -87,6 +108,7 @@ const orgPatchSchema = z
   .strictObject({
     retention_days: wholeNumberOrNull(1, 36_500).optional(),
     timezone: timeZoneSchema.nullable().optional().openapi({ description: 'null: UTC' }),
+    status_page: statusPageSchema.nullable().optional().openapi({ description: 'null: none' }),
     limits: z
       .strictObject(
         Object.fromEntries(
@@ -161,6 +183,7 @@ const exportSchema = z
     silences: anything,
     maintenance_windows: anything,
     escalations: anything,
+    dashboards: anything,
     tokens: anything,
   })
   .openapi('OrgExport');
@@ -171,6 +194,7 @@ const exportedKinds = {
   silences: (row: Row) => exportedDefinition(shownSilence(row), newSilenceSchema),
   maintenance_windows: (row: Row) => exportedDefinition(shownWindow(row), newWindowSchema),
   escalations: (row: Row) => exportedDefinition(shownSwitch(row), newEscalationSchema),
+  dashboards: (row: Row) => exportedDefinition(row, newDashboardSchema),
 };
 
 /** As api.export_org has it. */
@@ -234,6 +258,7 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
         series_count: number;
         log_stream_count: number;
         service_count: number;
+        status_page: z.infer<typeof statusPageSchema> | null;
         created_at: Date;
       }[]
     >`select * from api.get_org(${c.var.principal.orgId})`;
@@ -252,6 +277,7 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
       log_stream_count: org.log_stream_count,
       log_stream_limit: inForce.log_streams,
       service_count: org.service_count,
+      status_page: org.status_page,
       created_at: created_at.toISOString(),
     };
   }
@@ -390,7 +416,7 @@ export function orgRoutes({ sql, maxBodyBytes, orgs, orgLimits }: OrgDependencie
       security: needs('org:read'),
       summary: 'Everything that the org has defined',
       description:
-        'Settings, services, alert rules, channels, silences, maintenance windows, escalations and API tokens. Secrets of channels read ••••, what may be secret of services reads *** for who may not change them, and tokens are not in it. What was recorded is had by queries, and by exports of logs.',
+        'Settings, services, alert rules, channels, silences, maintenance windows, escalations, dashboards and API tokens. Secrets of channels read ••••, what may be secret of services reads *** for who may not change them, and tokens are not in it. What was recorded is had by queries, and by exports of logs.',
       responses: responses(200, 'The definitions', exportSchema, [400, 401, 403, 503, 504]),
     }),
     async (c) => {

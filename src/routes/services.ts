@@ -31,7 +31,7 @@ import { adjust } from '../turns.ts';
 import { severities } from './alerts.ts';
 import { kinds, patchSchema, registrationSchema } from './service_definition.ts';
 
-const statuses = ['healthy', 'degraded', 'unhealthy', 'unknown'] as const;
+export const serviceStatuses = ['healthy', 'degraded', 'unhealthy', 'unknown'] as const;
 
 const definitionAnswer = {
   service_name: z.string(),
@@ -60,7 +60,7 @@ const definitionAnswer = {
 const instant = z.iso.datetime().nullable();
 const serviceAnswer = {
   ...definitionAnswer,
-  current_status: z.enum(statuses),
+  current_status: z.enum(serviceStatuses),
   status_since: z.iso.datetime(),
   reason: z.string().nullable().openapi({ description: 'What the last probe found wrong' }),
   is_flapping: z.boolean().openapi({ description: 'Goes up and down too often to be paged for each time' }),
@@ -90,7 +90,7 @@ const serviceDetailSchema = z
   .strictObject({
     ...serviceAnswer,
     dependencies: z.array(
-      z.strictObject({ service_name: z.string(), current_status: z.enum(statuses).nullable() }),
+      z.strictObject({ service_name: z.string(), current_status: z.enum(serviceStatuses).nullable() }),
     ),
     uptime: z.strictObject({
       '24h': uptimeSchema,
@@ -172,8 +172,8 @@ const eventListSchema = z
       z.strictObject({
         time: z.iso.datetime(),
         event: z.enum(['status', 'flapping', 'stable', 'paused', 'resumed']),
-        from_status: z.enum(statuses),
-        to_status: z.enum(statuses),
+        from_status: z.enum(serviceStatuses),
+        to_status: z.enum(serviceStatuses),
         reason: z.string().nullable(),
         actor: z.string(),
       }),
@@ -181,8 +181,26 @@ const eventListSchema = z
     next_cursor: z.string().nullable(),
   })
   .openapi('ServiceEventList');
+const timelineSchema = z
+  .strictObject({
+    period: z.enum(['24h', '7d', '90d']),
+    bucket_seconds: z.number().int(),
+    buckets: z.array(
+      z.strictObject({
+        time: z.iso.datetime(),
+        status: z.enum(['healthy', 'degraded', 'unhealthy']),
+        uptime_percentage: z.number().nullable(),
+        response_time_ms: z.number().nullable(),
+        checks: z.number().int(),
+      }),
+    ),
+  })
+  .openapi('ServiceTimeline');
+const timelineQuerySchema = z.strictObject({
+  period: z.enum(['24h', '7d', '90d'], 'expected 24h, 7d or 90d').default('24h'),
+});
 const checkSchema = z
-  .strictObject({ service_name: z.string(), current_status: z.enum(statuses), result: resultSchema })
+  .strictObject({ service_name: z.string(), current_status: z.enum(serviceStatuses), result: resultSchema })
   .openapi('ServiceCheck');
 const requestedSchema = z
   .strictObject({ service_name: z.string(), requested_at: z.iso.datetime() })
@@ -193,7 +211,7 @@ const healthSchema = z
     services: z.record(
       z.string(),
       z.strictObject({
-        current_status: z.enum(statuses),
+        current_status: z.enum(serviceStatuses),
         reason: z.string().nullable(),
         last_check: instant,
         response_time_ms: z.number().nullable(),
@@ -238,7 +256,7 @@ const heardSchema = z.strictObject({ recorded: z.literal(1) }).openapi('Heartbea
 
 const listQuerySchema = z.strictObject({
   tag: text(100).optional(),
-  status: z.enum(statuses, `expected one of ${statuses.join(', ')}`).optional(),
+  status: z.enum(serviceStatuses, `expected one of ${serviceStatuses.join(', ')}`).optional(),
   q: text(255).optional(),
   limit: pageLimitSchema,
   cursor: cursorSchema.optional(),
@@ -528,7 +546,7 @@ export function serviceRoutes({ sql, maxBodyBytes, egress, hotAnswers }: Service
       )`;
     if (!requested) throw noService(name);
     const row = await waitForWorker(c, requested.timeout_seconds, async () => {
-      const [found] = await sql<(ResultRow & { current_status: (typeof statuses)[number] })[]>`
+      const [found] = await sql<(ResultRow & { current_status: (typeof serviceStatuses)[number] })[]>`
         select r.*, to_char(r.time, ${cursorFormat}) as cursor
         from api.get_check(${orgId}, ${name}, ${requested.requested_at}::text::timestamptz) r`;
       return found;
@@ -542,6 +560,29 @@ export function serviceRoutes({ sql, maxBodyBytes, egress, hotAnswers }: Service
     const requested_at = new Date(requested.requested_at).toISOString();
     return c.json({ service_name: name, requested_at } satisfies z.infer<typeof requestedSchema>, 202);
   }
+
+  endpoint(
+    router,
+    createRoute({
+      method: 'get',
+      path: '/services/{name}/timeline',
+      tags,
+      security: needs('services:read'),
+      summary: 'How a service was: 24 hours or 7 days by the hour, 90 days by the day',
+      description:
+        'Steps (UTC) that had probes, the running one among them. healthy: every answer was as expected; unhealthy: none was.',
+      request: { params: nameParams, query: timelineQuerySchema },
+      responses: responses(200, 'The steps, oldest first', timelineSchema, [400, 401, 403, 404, 503]),
+    }),
+    async (c) => {
+      const { period } = check(timelineQuerySchema, queryOf(c), 'query');
+      const name = nameOf(c);
+      const [row] = await sql<{ body: string | null }[]>`
+        select api.get_timeline(${c.var.principal.orgId}, ${name}, ${period}) as body`;
+      if (!row?.body) throw noService(name);
+      return c.body(row.body, 200, { 'Content-Type': 'application/json' });
+    },
+  );
 
   endpoint(
     router,

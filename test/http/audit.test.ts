@@ -57,6 +57,7 @@ const maintenance = () => ({
   ends_at: new Date(Date.now() + 3_600_000).toISOString(),
 });
 const escalation = () => ({ name: name(), steps: [{ after_minutes: 1 }] });
+const dashboard = () => ({ name: name(), panels: [{ type: 'services', title: 'x' }] });
 const service = () => ({
   service_name: name(),
   health_endpoint: `http://127.0.0.1:1/?key=${secret}`,
@@ -101,6 +102,7 @@ const changes: Record<string, Change> = {
   ...definition(`${v1}/silences`, 'silence', silence, { reason: 'other' }),
   ...definition(`${v1}/maintenance-windows`, 'maintenance_window', maintenance, { reason: 'other' }),
   ...definition(`${v1}/escalations`, 'escalation', escalation, { enabled: false }),
+  ...definition(`${v1}/dashboards`, 'dashboard', dashboard, { description: 'other' }),
   ...definition(`${v1}/tokens`, 'token', token, { role: 'ingest' }),
   [`POST ${v1}/tokens/{id}/revoke`]: {
     action: 'token.revoke',

@@ -131,6 +131,10 @@ const routes: Record<string, Route> = {
     (t) => metricsQuery(t, { group_by: ['zone', 'service_name'], format: 'columns', time_window: '1h' }),
     (t) => metricsQuery(t, { aggregation: 'count', fill: 'zero', time_window: '1d' }),
   ),
+  'GET /api/v1/metrics/{name}/labels': read(
+    (t) => ({ path: { name: t.metric! } }),
+    (t) => ({ path: { name: t.metric! }, query: { service_name: t.service! } }),
+  ),
   'GET /api/v1/metrics/{name}/analytics': read(
     (t) => ({ path: { name: t.metric! }, query: range }),
     (t) => ({
@@ -185,6 +189,7 @@ const routes: Record<string, Route> = {
     ...byName(t),
     query: { limit: '1', cursor: t.eventsCursor! },
   })),
+  'GET /api/v1/services/{name}/timeline': { ...read(byName), isSilent: true },
   'GET /api/v1/health/services': read(
     () => ({}),
     (t) => ({ headers: { 'If-None-Match': t.etag! } }),
@@ -241,6 +246,15 @@ const routes: Record<string, Route> = {
     page('escalationsCursor'),
   ),
   'GET /api/v1/escalations/{id}': read(byId('escalation')),
+  'GET /api/v1/dashboards': read(
+    () => ({}),
+    (t) => ({ query: { q: t.dashboardName! } }),
+    page('dashboardsCursor'),
+  ),
+  'GET /api/v1/dashboards/{id}': read(byId('dashboard')),
+  'GET /api/v1/overview': { ...read(), isSilent: true },
+  'GET /api/v1/overview/stream': { ...read(), isSilent: true },
+  'GET /api/v1/dashboard/metrics': read(),
   'GET /api/v1/notifications': read(
     () => ({}),
     (t) => ({ query: { channel_id: t.channel! } }),
@@ -288,6 +302,14 @@ const routes: Record<string, Route> = {
     })),
   ),
   'DELETE /api/v1/escalations/{id}': change(204, byId('escalation')),
+  'PATCH /api/v1/dashboards/{id}': change(
+    200,
+    withBody('dashboard', (t) => ({
+      name: t.dashboardName,
+      panels: [{ type: 'metric', title: 'mine', metric_name: t.metric, service_name: t.service }],
+    })),
+  ),
+  'DELETE /api/v1/dashboards/{id}': change(204, byId('dashboard')),
   'PATCH /api/v1/channels/{id}': change(
     200,
     withBody('channel', (t) => ({
@@ -388,6 +410,12 @@ const routes: Record<string, Route> = {
   })),
   'POST /api/v1/escalations': make(201, (t) => ({
     body: { name: t.escalationName, steps: [{ after_minutes: 1, channel_ids: [t.channel] }] },
+  })),
+  'POST /api/v1/dashboards': make(201, (t) => ({
+    body: {
+      name: t.dashboardName,
+      panels: [{ type: 'metric', title: 'mine', metric_name: t.metric, service_name: t.service }],
+    },
   })),
   'POST /api/v1/tokens': make(201, (t) => ({ body: { name: t.tokenName, role: 'viewer' } })),
   'PATCH /api/v1/org': make(
@@ -499,6 +527,7 @@ function fresher(things: Things): Things {
     'channelName',
     'windowName',
     'escalationName',
+    'dashboardName',
     'tokenName',
     'key',
   ];
@@ -864,9 +893,11 @@ describe('a token', () => {
     const add = async (name: string, claims: object, permissions: readonly string[]) =>
       tokens.set(name, { token: await signToken({ org_id: org_id(), ...claims }), permissions });
     const may: Record<string, RegExp> = {
-      viewer: /^(metrics|logs|services|alerts|rules|channels|silences|notifications):read$/,
+      viewer:
+        /^(metrics|logs|services|alerts|rules|channels|silences|notifications|overview|dashboards):read$/,
       ingest: /^(metrics|logs|heartbeats):write$/,
-      operator: /^(metrics|logs|services|heartbeats|alerts|rules|channels|silences|notifications):/,
+      operator:
+        /^(metrics|logs|services|heartbeats|alerts|rules|channels|silences|notifications|overview|dashboards):/,
       admin: /^/,
     };
     expect(Object.keys(may)).toEqual([...roles]);

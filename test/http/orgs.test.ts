@@ -68,7 +68,7 @@ describe('storage', () => {
     const { body } = await api.call('GET', '/api/v1/org/storage', { token: short });
     expect(body.tables.map(({ table }: { table: string }) => table)).toEqual([
       ...tables,
-      ...['probe_result', 'service_event', 'probe_1h', 'probe_1d', 'log', 'log_1m'],
+      ...['probe_result', 'service_event', 'probe_1h', 'probe_1d', 'log', 'log_1m', 'system_snapshot'],
     ]);
     const of = (name: string) => body.tables.find(({ table }: { table: string }) => table === name);
     expect(of('sample')).toMatchObject({
@@ -493,6 +493,10 @@ describe('an export', () => {
       timezone: 'Europe/Berlin',
     },
     escalations: { name: 'louder', steps: [{ after_minutes: 10, severity: 'critical' }] },
+    dashboards: {
+      name: 'ours',
+      panels: [{ type: 'metric', title: 'CPU', width: 2, metric_name: 'cpu_usage', aggregation: 'max' }],
+    },
   } as const;
   const paths = {
     services: '/services/register',
@@ -501,6 +505,7 @@ describe('an export', () => {
     silences: '/silences',
     maintenance_windows: '/maintenance-windows',
     escalations: '/escalations',
+    dashboards: '/dashboards',
   } as const;
   const exported = async (token: string) => (await api.call('GET', '/api/v1/org/export', { token })).body;
 
@@ -526,6 +531,7 @@ describe('an export', () => {
       silences: [definitions.silences],
       maintenance_windows: [definitions.maintenance_windows],
       escalations: [definitions.escalations],
+      dashboards: [definitions.dashboards],
       tokens: [{ name: 'machine', role: 'viewer' }],
     });
     expect(JSON.stringify(all)).not.toContain(secret);

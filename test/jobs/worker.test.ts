@@ -20,10 +20,12 @@ afterEach(async () => {
   for (const worker of running.splice(0)) if (worker.child.exitCode === null) await worker.stop();
 });
 
+/** Of hosts: what else the service says of itself has no label host. */
 const observed = async () =>
   await database.sql<{ name: string; labels: { host: string }; org: string; time: Date; value: number }[]>`
     select s.name, s.labels, o.external_id as org, m.time, m.value
-    from obs.sample m join obs.series s on s.id = m.series_id join obs.org o on o.id = s.org_id order by m.time`;
+    from obs.sample m join obs.series s on s.id = m.series_id join obs.org o on o.id = s.org_id
+    where s.labels ? 'host' order by m.time`;
 
 test('the host reads as percentages and a load', async () => {
   const metrics = await readHostMetrics('h');
@@ -65,6 +67,52 @@ test('two workers observe a host once a slot, and go on when every connection is
   const seen = await slots();
   expect(new Set(seen).size, String(seen)).toBe(seen.length);
   expect(Math.max(...seen) - Math.min(...seen), String(seen)).toBe(seen.length - 1);
+});
+
+test('API, worker and database are metrics of the default org, too', { timeout: 150_000 }, async () => {
+  await startWorker();
+  const api = await startService('api', { DATABASE_URL: database.url, DEFAULT_ORG: 'home' });
+  try {
+    const names = async () => {
+      await fetch(`${api.url}/health`);
+      const rows = await database.sql<{ name: string }[]>`
+        select distinct s.name
+        from obs.series s join obs.org o on o.id = s.org_id join obs.sample m on m.series_id = s.id
+        where o.external_id = 'home' and s.service_name = 'liftos-observability' order by s.name`;
+      return rows.map(({ name }) => name);
+    };
+    await expect
+      .poll(names, { timeout: 60_000, interval: 1000 })
+      .toEqual(
+        expect.arrayContaining([
+          ...[
+            'database_cache_hit_percentage',
+            'database_connections',
+            'database_deadlocks_total',
+            'database_ping_ms',
+          ],
+          ...[
+            'database_size_bytes',
+            'database_transactions_total',
+            'http_requests_total',
+            'ingest_log_lines_total',
+          ],
+          ...[
+            'ingest_samples_total',
+            'job_duration_ms',
+            'jobs_total',
+            'process_resident_memory_bytes',
+            'response_time_ms',
+          ],
+        ]),
+      );
+    // With the next minute.
+    const snapshots = () =>
+      database.sql`select from obs.system_snapshot s join obs.org o on o.id = s.org_id where o.external_id = 'home'`;
+    await expect.poll(async () => (await snapshots()).length, { timeout: 70_000 }).toBeGreaterThan(0);
+  } finally {
+    await api.stop();
+  }
 });
 
 test('a lost job is put back within a minute', { timeout: 90_000 }, async () => {

@@ -117,6 +117,11 @@ async function fill(name: string): Promise<Org> {
     ends_at: new Date(Date.now() + 1e6),
   });
   await put('escalation', { name: 'e', steps: [] });
+  await put('dashboard', { name: 'd', panels: [] });
+  for (const age of ['1 hour', '9 days'])
+    await sql`
+      insert into obs.system_snapshot (time, org_id, total_services, healthy_services, degraded_services, unhealthy_services, critical_alerts, warning_alerts, info_alerts, started_alerts)
+      values (now() - ${age}::interval, ${id}, 1, 1, 0, 0, 0, 0, 0, 0)`;
   const alert = () =>
     sql`select * from api.create_alert(${id}, 'down', 'critical', null, null, '{}', '{}', null, 'me')`;
   await alert();
@@ -282,12 +287,12 @@ describe('an org that is erased', () => {
     expect(Object.keys(otherRows)).toHaveLength(Object.keys(expected).length + 2);
   });
 
-  test('is found by lib.kept_tables in every hypertable that belongs to series, services or log streams', async () => {
+  test('is found by lib.kept_tables in every hypertable that belongs to series, services, log streams or the org itself', async () => {
     const hypertables = await database.sql<{ name: string }[]>`
       select distinct h.table_name::text as name
       from _timescaledb_catalog.hypertable h
       join pg_attribute a on a.attrelid = format('%I.%I', h.schema_name, h.table_name)::regclass and not a.attisdropped
-      where h.compression_state <> 2 and a.attname in ('series_id', 'service_id', 'log_stream_id')`;
+      where h.compression_state <> 2 and (a.attname in ('series_id', 'service_id', 'log_stream_id') or a.attname = 'org_id' and h.table_name <> 'audit_event')`;
     expect(keptTables.map((table) => table.name).sort()).toEqual(hypertables.map(({ name }) => name).sort());
   });
 

@@ -53,6 +53,7 @@ const kinds = {
   silence: 'silence',
   maintenance_window: 'window',
   escalation: 'escalation',
+  dashboard: 'dashboard',
 };
 const rule = (t: Things) => ({
   severity: 'info',
@@ -72,6 +73,7 @@ const definitions: Record<keyof typeof kinds, (t: Things) => object> = {
   silence: () => ({ matchers: [], ends_at: end, reason: 'attack' }),
   maintenance_window: () => ({ starts_at: start, ends_at: end }),
   escalation: (t) => ({ steps: [{ after_minutes: 1, channel_ids: [t.channel] }] }),
+  dashboard: (t) => ({ panels: [{ type: 'metric', title: 'mine', metric_name: t.metric }] }),
 };
 // Of a row, whoever writes it: into another org, and over what is another's.
 const smuggled = (t: Things) => ({ org_id: Number(t.orgId) });
@@ -199,6 +201,7 @@ const calls: Record<string, (t: Things) => Arguments[]> = {
   ],
   get_alert: (t) => [{ _id: t.alert }],
   get_check: (t) => [{ _name: t.service, _since: start }],
+  get_dashboard: () => [{}],
   get_default_escalation: () => [{}],
   get_definition: (t) => Object.entries(kinds).map(([_kind, thing]) => ({ _kind, _id: t[thing] })),
   get_erasure: (t) => [{ _id: t.erasure }],
@@ -225,9 +228,12 @@ const calls: Record<string, (t: Things) => Arguments[]> = {
   get_log_position: () => [{}],
   get_notification: (t) => [{ _id: t.notification }],
   get_org: () => [{}],
+  get_overview: () => [{}],
   get_service: (t) => [{ _name: t.service }, { _name: t.heartbeat }],
   get_services_health: () => [{ _has_history: true }],
+  get_status_page: (t) => alike(t).map((_external_id) => ({ _external_id })),
   get_storage: () => [{}],
+  get_timeline: (t) => ['24h', '90d'].map((_period) => ({ _name: t.service, _period })),
   get_token: (t) => [{ _id: t.token }],
   has_service: (t) => [{ _name: t.service }],
   import_services: (t) => [
@@ -272,6 +278,7 @@ const calls: Record<string, (t: Things) => Arguments[]> = {
     { _before_requested_at: null, _before_id: null, _limit: 100 },
     { _before_requested_at: end, _before_id: t.erasure, _limit: 100 },
   ],
+  list_labels: (t) => [null, t.service].map((_service_name) => ({ _name: t.metric, _service_name })),
   list_metrics: (t) => [
     { _q: null, _service_name: null, _after: null, _limit: 100 },
     { _q: t.metric, _service_name: t.service, _after: null, _limit: 100 },
@@ -374,6 +381,9 @@ const calls: Record<string, (t: Things) => Arguments[]> = {
     },
   ],
   record_heartbeat: (t) => [{ _name: t.heartbeat, _outcome: 'up', _reason: null, ...actor }],
+  record_samples: (t) => [
+    { _samples: [{ name: t.metric, service_name: t.service, labels: { zone: t.zone }, value: 1 }] },
+  ],
   record_usage: (t) => [
     {
       _usage: [
@@ -630,7 +640,7 @@ describe('a session', () => {
   test('gets by each function what is its own', async () => {
     const sql = connect();
     // What org ids are not an argument of, or who asks is told nothing of.
-    const exempt = ['find_token', 'open_org', 'ensure_org', 'get_check'];
+    const exempt = ['find_token', 'open_org', 'ensure_org', 'get_check', 'get_status_page'];
     for (const name of Object.keys(calls).filter((name) =>
       /^(get|list|search|query|export|has|analyze|tail)_/.test(name),
     )) {
@@ -648,7 +658,9 @@ describe('a session', () => {
           'get_ingest_limits',
           'get_log_position',
           'get_log_histogram',
+          'get_overview',
           'get_storage',
+          'get_timeline',
           'has_service',
         ].includes(name)
       )

@@ -187,6 +187,22 @@ export async function fillTenant(api: TestApi, options: TenantOptions): Promise<
     }),
     good('POST', '/escalations', { name: named('second-escalation'), steps: [{ after_minutes: 60 }] }),
   ]);
+  const [dashboard] = await Promise.all([
+    good('POST', '/dashboards', {
+      name: named('dashboard'),
+      description: named('arranged'),
+      panels: [
+        {
+          type: 'metric',
+          title: named('panel'),
+          metric_name: metric,
+          service_name: service,
+          labels: { zone },
+        },
+      ],
+    }),
+    good('POST', '/dashboards', { name: named('second-dashboard'), panels: [] }),
+  ]);
   const [rule] = await Promise.all([
     good('POST', '/alert-rules', {
       name: named('rule'),
@@ -283,6 +299,13 @@ export async function fillTenant(api: TestApi, options: TenantOptions): Promise<
       insert into ${sql(`obs.${table}`)}
       select time_bucket(${width}::interval, now()), s.id, 1, 0, 2, 60, 40, ${options.value}, ${options.value}
       from obs.service s where s.org_id = ${orgId} and s.name = ${service}`;
+  for (const hours of [0, 24])
+    await sql`
+      insert into obs.system_snapshot (
+        time, org_id, total_services, healthy_services, degraded_services, unhealthy_services, avg_response_time_ms, critical_alerts, warning_alerts,
+        info_alerts, started_alerts, reported_response_time_ms
+      )
+      values (now() - make_interval(hours => ${hours}), ${orgId}, 2, 1, 0, 1, ${options.value}, 1, 0, 0, 1, ${options.value})`;
   const notification = await deliver(sql, orgId, webhook, named);
 
   const list = async (path: string, query = '') => {
@@ -338,6 +361,8 @@ export async function fillTenant(api: TestApi, options: TenantOptions): Promise<
       windowName: named('window'),
       escalation: escalation.id,
       escalationName: named('escalation'),
+      dashboard: dashboard.id,
+      dashboardName: named('dashboard'),
       notification,
       token: plain.id,
       tokenName: named('token'),
@@ -356,6 +381,7 @@ export async function fillTenant(api: TestApi, options: TenantOptions): Promise<
       silencesCursor: await cursor('/silences'),
       windowsCursor: await cursor('/maintenance-windows'),
       escalationsCursor: await cursor('/escalations'),
+      dashboardsCursor: await cursor('/dashboards'),
       notificationsCursor: await cursor('/notifications'),
       erasuresCursor: await cursor('/org/erasures'),
       tokensCursor: await cursor('/tokens'),

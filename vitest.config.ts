@@ -21,6 +21,7 @@ export default defineConfig({
       project('sql', 1),
       project('http', 1),
       project('jobs', 1),
+      project('web', 1),
       project('contract', 2),
       // A server of DATABASE_URL that some of them crash is not there for others meanwhile.
       project('faults', 3, { maxWorkers: process.env.DATABASE_URL ? 1 : 2, testTimeout: 3_600_000 }),

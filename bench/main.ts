@@ -11,6 +11,7 @@ import { benchAnalytics, benchHistory, hosts, newHistory, storeHistory } from '.
 import { benchCopy, benchIngest, ownIngest } from './ingest.ts';
 import { logComparison, type Row } from './load.ts';
 import { benchLogIngest, benchLogSearch, benchTails } from './logs.ts';
+import { benchOverview } from './overview.ts';
 import { benchPeers } from './peers.ts';
 import { benchFleet, benchHealth } from './probes.ts';
 import { benchQuery, dayTicks, newDay, ownQuery, storeDay } from './query.ts';
@@ -30,11 +31,13 @@ if (
   !(
     seconds > 0 &&
     day.series > 0 &&
-    ['ingest', 'query', 'history', 'probes', 'rules', 'logs', 'tenants', undefined].includes(options.only)
+    ['ingest', 'query', 'history', 'probes', 'rules', 'logs', 'tenants', 'overview', undefined].includes(
+      options.only,
+    )
   )
 )
   throw new Error(
-    'usage: [--only ingest|query|history|probes|rules|logs|tenants] [--seconds S] [--samples N] [--peers]',
+    'usage: [--only ingest|query|history|probes|rules|logs|tenants|overview] [--seconds S] [--samples N] [--peers]',
   );
 if (options.only === 'history') {
   await runHistory();
@@ -51,6 +54,10 @@ if (options.only === 'rules') {
 }
 if (options.only === 'logs') {
   await runLogs();
+  process.exit();
+}
+if (options.only === 'overview') {
+  await runOverview();
   process.exit();
 }
 if (options.only === 'tenants') {
@@ -197,6 +204,21 @@ async function runTenants() {
       `\nOne org beside another that floods the service (${server.edition} edition, ${each} s each)`,
     );
     await benchFairness(await cloneDatabase(server), history, each);
+  } finally {
+    await dropDatabases(server);
+  }
+}
+
+async function runOverview() {
+  const server = await createTemplate((await findServer(console.log)).url);
+  try {
+    const history = newHistory(Number(options.samples ?? 50_000_000));
+    console.log(
+      `\nOverview of 1000 services, 10,000 alerts and ${history.metrics * hosts * history.ticks} samples (${server.edition} edition)`,
+    );
+    const databaseUrl = await cloneDatabase(server);
+    await storeHistory(databaseUrl, history);
+    await benchOverview(databaseUrl, await signToken());
   } finally {
     await dropDatabases(server);
   }

@@ -52,33 +52,38 @@ export async function benchFleet(databaseUrl: string, seconds: number): Promise<
   }
 }
 
+/** A thousand services of an org, and as many of another, each with 30 days by the hour and 90 by the day. */
+export async function storeFleet(sql: postgres.Sql): Promise<void> {
+  const definitions = Array.from({ length: services }, (_, i) => ({
+    service_name: `fleet-${String(i).padStart(5, '0')}`,
+    kind: 'tcp',
+    health_endpoint: `tcp://127.0.0.1:${i + 1}`,
+    check_interval_seconds: 10,
+  }));
+  await sql`select api.import_services(api.ensure_org('acme'), ${sql.json(definitions)}, 'bench')`;
+  // And those of another org, among whom they have to be found.
+  await sql`select api.import_services(api.ensure_org('other'), ${sql.json(definitions)}, 'bench')`;
+  for (const [table, width, buckets] of [
+    ['obs.probe_1h', '1 hour', 24 * 30],
+    ['obs.probe_1d', '1 day', 90],
+  ] as const) {
+    await sql.unsafe(`
+      insert into ${table}
+      select time_bucket('${width}', now()) - n * interval '${width}', s.id, 350, 4, 6, 3600, 60, 350 * 25.5, 180
+      from obs.service s, generate_series(0, ${buckets - 1}) n`);
+  }
+  await sql`
+    update obs.service_state
+    set status = (array['healthy', 'healthy', 'healthy', 'degraded', 'unhealthy'])[1 + service_id % 5], last_check_at = now(),
+      response_time_ms = 20 + service_id % 50`;
+  await sql.unsafe('vacuum analyze obs.probe_1h, obs.probe_1d, obs.service, obs.service_state');
+}
+
 /** GET /health/services with a thousand services and their last day. */
 export async function benchHealth(databaseUrl: string, token: string): Promise<void> {
   const sql = postgres(databaseUrl, { max: 1, onnotice: () => {} });
   try {
-    const definitions = Array.from({ length: services }, (_, i) => ({
-      service_name: `fleet-${String(i).padStart(5, '0')}`,
-      kind: 'tcp',
-      health_endpoint: `tcp://127.0.0.1:${i + 1}`,
-      check_interval_seconds: 10,
-    }));
-    await sql`select api.import_services(api.ensure_org('acme'), ${sql.json(definitions)}, 'bench')`;
-    // And those of another org, among whom they have to be found.
-    await sql`select api.import_services(api.ensure_org('other'), ${sql.json(definitions)}, 'bench')`;
-    for (const [table, width, buckets] of [
-      ['obs.probe_1h', '1 hour', 24 * 30],
-      ['obs.probe_1d', '1 day', 90],
-    ] as const) {
-      await sql.unsafe(`
-        insert into ${table}
-        select time_bucket('${width}', now()) - n * interval '${width}', s.id, 350, 4, 6, 3600, 60, 350 * 25.5, 180
-        from obs.service s, generate_series(0, ${buckets - 1}) n`);
-    }
-    await sql`
-      update obs.service_state
-      set status = (array['healthy', 'healthy', 'healthy', 'degraded', 'unhealthy'])[1 + service_id % 5], last_check_at = now(),
-        response_time_ms = 20 + service_id % 50`;
-    await sql.unsafe('vacuum analyze obs.probe_1h, obs.probe_1d, obs.service, obs.service_state');
+    await storeFleet(sql);
     const api = await startService('api', { DATABASE_URL: databaseUrl });
     try {
       for (const path of [

@@ -16,7 +16,13 @@ const update = process.argv.includes('--update');
 await command(async () => {
   const failed: string[] = [];
   const checks: [string, () => Promise<string | null> | string | null][] = [
-    ['types', () => run('tsc', ['--project', checkoutFolder])],
+    [
+      'types',
+      () =>
+        ['', 'src/web/client']
+          .map((folder) => run('tsc', ['--project', path.join(checkoutFolder, folder)]))
+          .find((problem) => problem !== null) ?? null,
+    ],
     [
       'lint',
       () => run('biome', ['check', '--error-on-warnings', ...(update ? ['--write'] : []), checkoutFolder]),

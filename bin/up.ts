@@ -70,6 +70,7 @@ await command(async () => {
   console.log(`
 Ready in ${seconds} s.
 
+  Dashboard  ${token ? `${url}/signin#token=${token}` : url}
   API        ${url}/api/v1
   Reference  ${url}/docs
   Health     ${url}/health

@@ -33,6 +33,7 @@ import { alertRoutes } from './routes/alerts.ts';
 import { analyticsRoutes } from './routes/analytics.ts';
 import { auditRoutes } from './routes/audit.ts';
 import { channelRoutes } from './routes/channels.ts';
+import { dashboardRoutes } from './routes/dashboards.ts';
 import { addDocs } from './routes/docs.ts';
 import { escalationRoutes } from './routes/escalations.ts';
 import { healthRoutes, pingDatabase } from './routes/health.ts';
@@ -40,15 +41,17 @@ import { logRoutes } from './routes/logs.ts';
 import { metricsRoutes } from './routes/metrics.ts';
 import { notificationRoutes } from './routes/notifications.ts';
 import { orgRoutes } from './routes/orgs.ts';
+import { overviewRoutes } from './routes/overview.ts';
 import { serviceRoutes } from './routes/services.ts';
 import { silenceRoutes } from './routes/silences.ts';
 import { tokenRoutes } from './routes/tokens.ts';
 import { createSealer } from './seal.ts';
 import { createShare } from './share.ts';
 import { createLogTail, type LogTail, type TailOptions } from './tail.ts';
-import { createTelemetry } from './telemetry.ts';
+import { createTelemetry, type Telemetry } from './telemetry.ts';
 import { createTurns } from './turns.ts';
 import { createUsage } from './usage.ts';
+import { addPages } from './web/routes.ts';
 
 export interface AppOptions {
   config: Config;
@@ -71,6 +74,7 @@ export interface AppOptions {
 
 export interface Observability {
   app: OpenAPIHono<AppEnv>;
+  telemetry: Telemetry;
   committer: Committer<Samples>;
   logCommitter: Committer<Lines>;
   tail: LogTail;
@@ -87,6 +91,7 @@ export type AppEnv = AuthEnv;
 export function createApp(options: AppOptions): Observability {
   const { config, log, sql, controlSql, redis } = options;
   let isDraining = false;
+  const ending = new AbortController();
   let inFlight = 0;
   const usage = createUsage(controlSql, log);
   const turns = createTurns();
@@ -274,6 +279,7 @@ export function createApp(options: AppOptions): Observability {
     c.body(await telemetry.registry.metrics(), 200, { 'Content-Type': telemetry.registry.contentType }),
   );
   addDocs(app);
+  addPages(app, { config, sql: controlSql, authenticator });
 
   // The database cancels what takes longer than its statement timeout; this is for one that does not answer at all.
   const deadlineMs = config.statementTimeoutMs + 5_000;
@@ -346,16 +352,23 @@ export function createApp(options: AppOptions): Observability {
   app.route('/api/v1', escalationRoutes({ sql, maxBodyBytes }));
   app.route('/api/v1', notificationRoutes({ sql }));
   app.route('/api/v1', orgRoutes({ sql, maxBodyBytes, orgs, orgLimits: config.orgLimits }));
+  app.route(
+    '/api/v1',
+    overviewRoutes({ sql, hotAnswers, maxStreams: config.tailClients, ending: ending.signal }),
+  );
+  app.route('/api/v1', dashboardRoutes({ sql, maxBodyBytes }));
   app.route('/api/v1', tokenRoutes({ sql, maxBodyBytes, authenticator }));
   app.route('/api/v1', auditRoutes({ sql }));
 
   return {
     app,
+    telemetry,
     committer,
     logCommitter,
     tail,
     startDraining() {
       isDraining = true;
+      ending.abort();
       void tail.close();
     },
     async drain() {

@@ -9,6 +9,7 @@ import type { OrgCache } from './orgs.ts';
 import { classOf, type Permission, permissionsOf, roles } from './permissions.ts';
 import type { RateLimit } from './rate_limit.ts';
 import { patternOf } from './request.ts';
+import { sessionToken } from './session.ts';
 import type { Share } from './share.ts';
 import type { Usage } from './usage.ts';
 
@@ -151,6 +152,10 @@ function hasBody(c: Context): boolean {
 
 function tokenOf(c: Context<AuthEnv>): string {
   const header = c.req.header('Authorization');
+  if (header === undefined) {
+    const token = sessionToken(c);
+    if (token) return token;
+  }
   if (!header) throw new Unauthorized('An Authorization header with a bearer token is required.');
   if (!/^bearer [^\s]+$/i.test(header))
     throw new Unauthorized('The Authorization header must read "Bearer" and a token.');

@@ -12,7 +12,7 @@ import type { Message } from '../../jobs/channels/channel.ts';
 import { crashObstacle, useCrashableDatabase } from '../support/crash.ts';
 import { type Service, signToken, startService } from '../support/process.ts';
 
-const rounds = Number(process.env.FAULT_ROUNDS || (process.env.SOAK === 'true' ? 50 : 5));
+const rounds = Number(process.env.FAULT_ROUNDS || (process.env.SOAK === 'true' ? 50 : 4));
 const seed = Number(process.env.FAULT_SEED || randomInt(1_000_000_000));
 const roundMs = 5000;
 

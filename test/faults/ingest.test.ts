@@ -11,7 +11,7 @@ import { cloneDatabase } from '../support/database.ts';
 import { expectStored, loadUnderFaults, postJson, untilReachable } from '../support/load.ts';
 import { type Service, signToken, startService } from '../support/process.ts';
 
-const rounds = process.env.SOAK === 'true' ? 100 : 10;
+const rounds = process.env.SOAK === 'true' ? 100 : 6;
 const title = (what: string) => (crashObstacle ? `${what} (skipped: ${crashObstacle})` : what);
 
 describe.skipIf(crashObstacle !== null)(title('with a server that can be killed'), () => {

@@ -8,7 +8,7 @@ import { expectStored, loadUnderFaults, postJson, untilReachable } from '../supp
 import { type Service, signToken, startService } from '../support/process.ts';
 import { type Follower, follow } from '../support/sse.ts';
 
-const rounds = process.env.SOAK === 'true' ? 100 : 10;
+const rounds = process.env.SOAK === 'true' ? 100 : 6;
 const title = (what: string) => (crashObstacle ? `${what} (skipped: ${crashObstacle})` : what);
 
 const messagesOf = (follower: Follower): string[] =>

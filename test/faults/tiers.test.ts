@@ -37,7 +37,7 @@ async function faultsOf(sql: postgres.Sql): Promise<Record<string, number>> {
 }
 const noFaults = { '5m': 0, '1h': 0, '1d': 0, hist_1h: 0, hist_1d: 0 };
 
-const rounds = isSoak ? 40 : 6;
+const rounds = isSoak ? 40 : 4;
 const obstacle = isApache && !crashGiven ? crashObstacle : "the Community edition's own scheduler rolls up";
 describe.skipIf(obstacle !== null)(
   obstacle ? `roll-up that is killed (skipped: ${obstacle})` : 'roll-up that is killed',

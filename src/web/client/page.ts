@@ -77,11 +77,13 @@ async function copyLink() {
   }
 }
 
-// The page as it would be now: of it the live parts that differ take the place of those shown. Whoever is in the middle of one keeps it.
+// The page as it would be now: of it the live parts that differ take the place of those shown. The focus stays where it is.
 let refreshing: Promise<void> | undefined;
 let refreshedAt = Date.now();
 
-export function refresh(): Promise<void> {
+/** What one under way was asked for before may not have what has changed since: then it is done again. */
+export async function refresh(): Promise<void> {
+  await refreshing;
   refreshing ??= load().finally(() => {
     refreshing = undefined;
   });
@@ -92,14 +94,16 @@ const lastSeen = new WeakMap<Element, string>();
 
 async function load() {
   if (!document.querySelector('[data-live]')) return;
-  let answer: Response;
+  let text: string;
   try {
-    answer = await fetch(location.href, { headers: { Accept: 'text/html' } });
+    const answer = await fetch(location.href, { headers: { Accept: 'text/html' } });
+    if (!answer.ok) return;
+    text = await answer.text();
   } catch {
+    // The service is away: what is shown stays.
     return;
   }
-  if (!answer.ok) return;
-  const now = new DOMParser().parseFromString(await answer.text(), 'text/html');
+  const now = new DOMParser().parseFromString(text, 'text/html');
   refreshedAt = Date.now();
   // Signed out meanwhile.
   if (!now.querySelector('[data-live-state]')) return location.reload();

@@ -401,9 +401,13 @@ describe.skipIf(browserObstacle)(
 
     describe.each([
       ['light', 1400],
-      ['dark', 1400],
-      ['light', 390],
       ['dark', 390],
+      ...(process.env.SOAK === 'true'
+        ? ([
+            ['dark', 1400],
+            ['light', 390],
+          ] as const)
+        : []),
     ] as const)('%s, %i wide', (colorScheme, width) => {
       let shown: Visit;
       beforeAll(async () => {

@@ -228,7 +228,7 @@ describe.skipIf(browserObstacle)(
       expect(await page.locator('[data-expression-state]').textContent()).toBe('It reads well.');
       await page.getByRole('button', { name: 'Replay the last day' }).click();
       await expect
-        .poll(() => page.locator('[data-replay-result]').textContent(), { timeout: 20_000 })
+        .poll(() => page.locator('[data-replay-result]').textContent(), { timeout: 60_000 })
         .toContain('would have fired 1 times');
       await expect.poll(charts).toBe(1);
       await page.getByRole('button', { name: 'Make the rule' }).click();

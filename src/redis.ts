@@ -52,7 +52,8 @@ export function connectRedis(url: string, log: Logger): SharedRedis {
       // It may have come back without the connection having been lost.
       setTimeout(() => {
         client.ping().then(
-          () => note(true),
+          // Of several that failed the last one says so: until then this process counts for itself.
+          () => performance.now() >= restUntil && note(true),
           () => {},
         );
       }, restMs + 50).unref();

@@ -375,6 +375,17 @@ describe.skipIf(browserObstacle)(
       await page.getByRole('button', { name: 'Theme' }).click();
     });
 
+    test('charts are drawn anew in another theme', async () => {
+      await open('/services/billing');
+      await expect.poll(charts).toBeGreaterThan(1);
+      const before = await charts();
+      await page.getByRole('button', { name: 'Theme' }).click();
+      await expect.poll(() => page.locator('html').getAttribute('data-theme')).toBe('dark');
+      await expect.poll(charts).toBe(before);
+      await page.getByRole('button', { name: 'Theme' }).click();
+      await expect.poll(charts).toBe(before);
+    });
+
     test('everything can be reached by keyboard', async () => {
       await open('/');
       await page.keyboard.press('Tab');

@@ -367,7 +367,9 @@ export function watchCharts(root: ParentNode): void {
 }
 
 const redraw = () => {
-  for (const [figure, { spec, lines }] of drawn) render(figure, figure.querySelector('.plot')!, spec, lines);
+  // Of a copy: each is taken out and put in again, and would come up for ever.
+  for (const [figure, { spec, lines }] of [...drawn])
+    render(figure, figure.querySelector('.plot')!, spec, lines);
 };
 document.addEventListener('theme', redraw);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);

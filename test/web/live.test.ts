@@ -4,8 +4,9 @@ import { afterAll, beforeAll, describe, expect, inject, test } from 'vitest';
 import { browserObstacle, signIn, useBrowser } from '../support/browser.ts';
 import { cloneDatabase } from '../support/database.ts';
 import { freePort, type Service, signToken, startService } from '../support/process.ts';
+import { isSoak } from '../support/soak.ts';
 
-const hours = process.env.SOAK === 'true' ? 24 : 4;
+const hours = isSoak ? 24 : 4;
 
 describe.skipIf(browserObstacle)(
   `a tab that stays open${browserObstacle ? ` (${browserObstacle})` : ''}`,

@@ -7,6 +7,7 @@ import { dataFolder } from '../../db/server/find.ts';
 import { browserObstacle, expectAccessible, signIn, useBrowser, type Visit } from '../support/browser.ts';
 import { cloneDatabase } from '../support/database.ts';
 import { type Service, signToken, startService } from '../support/process.ts';
+import { isSoak } from '../support/soak.ts';
 
 const screenshots = path.join(dataFolder, 'screenshots');
 mkdirSync(screenshots, { recursive: true });
@@ -187,6 +188,42 @@ describe.skipIf(browserObstacle)(
       await expect.poll(() => page.locator('.reading').first().textContent()).toContain(shown!.slice(0, 8));
     });
 
+    test('the explorer takes a span of its own, tells lines of two periods apart, and says what it does not draw', async () => {
+      const reading = page.locator('.reading').first();
+      await open('/explore?metric_name=cpu_usage&group_by=host&range=6h&compare=on');
+      await expect.poll(() => reading.textContent()).toContain('billing-1, the period before');
+      const box = (await page.locator('.u-over').boundingBox())!;
+      await page.mouse.move(box.x + box.width / 4, box.y + 50);
+      await page.mouse.down();
+      await page.mouse.move(box.x + box.width / 2, box.y + 50, { steps: 4 });
+      await page.mouse.up();
+      await page.locator('.chosen-span a').click();
+      await page.waitForURL(/start_time=.*end_time=/);
+      await expect.poll(charts).toBe(1);
+      const [from, to] = await Promise.all(
+        ['or from', 'to'].map((label) => page.getByLabel(label, { exact: true }).inputValue()),
+      );
+      const spanMs = Date.parse(to!) - Date.parse(from!);
+      expect(Math.abs(spanMs - 90 * minute)).toBeLessThan(2 * minute);
+      const before = new URL(page.url()).searchParams.get('start_time')!;
+      await page.getByRole('button', { name: 'Show' }).click();
+      await page.waitForLoadState('load');
+      // The same instant, to the second that the field holds.
+      expect(Date.parse(new URL(page.url()).searchParams.get('start_time')!)).toBe(
+        Math.floor(Date.parse(before) / 1000) * 1000,
+      );
+
+      await open('/explore?metric_name=cpu_usage&group_by=host&range=7d&time_window=10s');
+      await expect.poll(() => page.locator('p.note').textContent()).toContain('A wider window has fewer');
+      await open('/explore?metric_name=cpu_usage&labels=host');
+      expect(await page.locator('.failure').textContent()).toBe(
+        'Labels: expected such as host=web-1, zone=a.',
+      );
+      const nowhere = await page.request.get(`${api.url}/services/nowhere`);
+      expect(nowhere.status()).toBe(404);
+      expect(await nowhere.text()).toContain('There is no service nowhere');
+    });
+
     test('alerts are filtered, acknowledged, resolved and silenced, and say what became of them and who was told', async () => {
       await open('/alerts');
       await page.getByLabel('Text').fill('slow answers');
@@ -206,6 +243,9 @@ describe.skipIf(browserObstacle)(
       await expect.poll(() => page.getByText('To be resolved').count()).toBe(0);
       await page.getByRole('button', { name: /Silence .*To be silenced/ }).click();
       await expect.poll(() => page.locator('[data-toast]').textContent()).toContain('Silenced');
+      await expect.poll(() => page.getByRole('link', { name: '1 silence is in force' }).count()).toBe(1);
+      await page.getByRole('link', { name: 'To be silenced' }).click();
+      await expect.poll(() => page.locator('.muted').textContent()).toContain('silenced for an hour');
       await open('/alerts?view=silences');
       expect(await page.locator('tbody').textContent()).toContain('alertname="To be silenced"');
       await page.getByRole('button', { name: 'End' }).click();
@@ -231,6 +271,9 @@ describe.skipIf(browserObstacle)(
         .poll(() => page.locator('[data-replay-result]').textContent(), { timeout: 60_000 })
         .toContain('would have fired 1 times');
       await expect.poll(charts).toBe(1);
+      // What is shown is of the rule as it is.
+      await page.getByLabel('Expression').fill('avg(response_time_ms{service="billing"}[10m]) > 600');
+      expect(await page.locator('[data-replay-result]').textContent()).toContain('The rule has changed');
       await page.getByRole('button', { name: 'Make the rule' }).click();
       await page.waitForURL(/\/rules\/[0-9a-f-]{36}$/);
       // What the API has to say of one that it does not take is told in the form.
@@ -413,7 +456,7 @@ describe.skipIf(browserObstacle)(
     describe.each([
       ['light', 1400],
       ['dark', 390],
-      ...(process.env.SOAK === 'true'
+      ...(isSoak
         ? ([
             ['dark', 1400],
             ['light', 390],

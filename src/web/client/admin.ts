@@ -16,7 +16,16 @@ document.querySelector<HTMLFormElement>('[data-new-token]')?.addEventListener('s
     const place = document.querySelector<HTMLElement>('[data-made-token]')!;
     const code = document.createElement('code');
     code.textContent = token;
-    place.replaceChildren('It is shown this once: ', code);
+    const copy = document.createElement('button');
+    copy.type = 'button';
+    copy.textContent = 'Copy it';
+    copy.addEventListener('click', () =>
+      navigator.clipboard.writeText(token).then(
+        () => toast('The token is copied'),
+        () => getSelection()?.selectAllChildren(code),
+      ),
+    );
+    place.replaceChildren('It is shown this once: ', code, ' ', copy);
     place.hidden = false;
     form.reset();
     await refresh();

@@ -29,8 +29,8 @@ export interface ChartSpec {
   /** What the page brought. */
   times?: number[];
   lines?: { name: string; values: (number | null)[] }[];
-  /** Or what the API is asked for: the last so many hours. */
-  range?: { hours: number };
+  /** Or what the API is asked for: so many hours up to an instant in epoch milliseconds, or to now. */
+  range?: { hours: number; end?: number };
   queries?: Query[];
   /** The first query's share of the second's, in percent. */
   ratio?: boolean;
@@ -38,18 +38,36 @@ export interface ChartSpec {
   logs?: string;
   /** An address: a moment that is chosen leads there, with its step as start_time and end_time. */
   zoom?: string;
+  /** An address: a span that is drawn over leads there, as start_time and end_time. */
+  select?: string;
   anomalies?: { time: string; value: number }[];
   forecast?: { time: string; value: number; lower: number; upper: number }[];
   /** Spans to be shaded, in epoch milliseconds. */
   spans?: { from: number; to: number }[];
 }
 
-interface Lines {
-  times: number[];
-  lines: { name: string; values: (number | null)[]; isDashed?: boolean }[];
+interface Line {
+  name: string;
+  /** null is a gap; undefined a time of other lines, which the line goes over. */
+  values: (number | null | undefined)[];
+  isDashed?: boolean;
+  /** Place of the line that it has its colour from. */
+  like?: number;
 }
 
-const palette = ['--line-1', '--line-2', '--line-3', '--line-4', '--line-5', '--line-6'];
+interface Lines {
+  times: number[];
+  lines: Line[];
+  /** What is not shown, and why. */
+  note?: string;
+}
+
+const palette = Array.from({ length: 10 }, (_, i) => `--line-${i + 1}`);
+// So many at once can be told apart, by some.
+const mostLines = 20;
+const mostPoints = 10_000;
+// What of a step that is not over yet is less than it will be.
+const growing = new Set(['sum', 'count', 'rate', 'increase']);
 const named: Record<string, string> = { good: '--good', warn: '--warn', bad: '--bad', plain: '--line-1' };
 const drawn = new Map<HTMLElement, { plot: uPlotType; spec: ChartSpec; lines: Lines }>();
 
@@ -83,23 +101,26 @@ export async function draw(
 }
 
 async function load(spec: ChartSpec): Promise<Lines> {
-  const end = Date.now();
+  const end = spec.range!.end ?? Date.now();
   const spanMs = spec.range!.hours * 3_600_000;
   const answers = await Promise.all(
     spec.queries!.map(async (query) => {
       const { as, shift_hours = 0, failed, ...asked } = query;
       const shiftMs = shift_hours * 3_600_000;
-      const answer = await ask<{
+      const { times, series, truncated } = await ask<{
         times: number[];
         series: { labels: Record<string, string>; values: (number | null)[] }[];
+        truncated: boolean;
       }>('POST', '/api/v1/metrics/query', {
         ...asked,
         start_time: new Date(end - spanMs - shiftMs).toISOString(),
         end_time: new Date(end - shiftMs).toISOString(),
         format: 'columns',
         fill: 'null',
+        limit: mostPoints,
       });
-      return { as, shiftMs, failed, ...answer };
+      const isGrowing = growing.has(query.aggregation) && !spec.range!.end && !truncated && times.length > 1;
+      return { as, shiftMs, failed, times: isGrowing ? times.slice(0, -1) : times, series, truncated };
     }),
   );
   // One axis for all of them.
@@ -109,33 +130,49 @@ async function load(spec: ChartSpec): Promise<Lines> {
   const at = new Map(times.map((time, i) => [time, i]));
   const lines = answers.flatMap((answer) => {
     const spread = (values: (number | null)[]) => {
-      const all: (number | null)[] = new Array(times.length).fill(null);
-      for (const [i, value] of values.entries()) all[at.get(answer.times[i]! + answer.shiftMs)!] = value;
+      const all: Line['values'] = new Array(times.length).fill(undefined);
+      for (const [i, time] of answer.times.entries()) all[at.get(time + answer.shiftMs)!] = values[i];
       return all;
     };
     if (answer.failed) {
       const failed = answer.series.filter(({ labels }) => /^5/.test(labels[answer.failed!] ?? ''));
       const sums = answer.times.map((_, i) => failed.reduce((sum, { values }) => sum + (values[i] ?? 0), 0));
-      return [{ name: answer.as, values: spread(sums), isDashed: false }];
+      return [{ name: answer.as, values: spread(sums) }];
     }
-    return answer.series.slice(0, 20).map(({ labels, values }) => ({
-      name: Object.values(labels).filter(Boolean).join(' ') || answer.as,
-      values: spread(values),
-      isDashed: answer.shiftMs > 0,
-    }));
+    return answer.series.slice(0, mostLines).map(({ labels, values }): Line => {
+      const group = Object.values(labels).filter(Boolean).join(' ');
+      if (answer.shiftMs === 0) return { name: group || answer.as, values: spread(values) };
+      return {
+        name: group ? `${group}, ${answer.as}` : answer.as,
+        values: spread(values),
+        isDashed: true,
+        like: answers[0]!.series.findIndex(
+          (one) => Object.values(one.labels).join() === Object.values(labels).join(),
+        ),
+      };
+    });
   });
+  const most = Math.max(...answers.map(({ series }) => series.length));
+  const notes = [
+    ...(answers.some(({ truncated }) => truncated)
+      ? [
+          `A line would have more than ${mostPoints.toLocaleString('en')} points: the newest are not drawn. A wider window has fewer.`,
+        ]
+      : []),
+    ...(most > mostLines && !spec.ratio ? [`Of ${most} lines the first ${mostLines} are drawn.`] : []),
+  ];
   if (spec.ratio) {
     const [part, all] = lines;
     if (!all) return { times: [], lines: [] };
     const values = all.values.map((value, i) => (value ? (100 * (part?.values[i] ?? 0)) / value : null));
     return { times, lines: [{ name: spec.queries![0]!.as, values }] };
   }
-  return { times, lines };
+  return { times, lines, note: notes.join(' ') };
 }
 
 // With what is forecast behind it, and anomalies as points.
-function extended({ forecast = [], anomalies = [] }: ChartSpec, { times, lines }: Lines): Lines {
-  if (forecast.length === 0 && anomalies.length === 0) return { times, lines };
+function extended({ forecast = [], anomalies = [] }: ChartSpec, { times, lines, ...rest }: Lines): Lines {
+  if (forecast.length === 0 && anomalies.length === 0) return { times, lines, ...rest };
   const all = [
     ...new Set([
       ...times,
@@ -143,14 +180,15 @@ function extended({ forecast = [], anomalies = [] }: ChartSpec, { times, lines }
       ...anomalies.map(({ time }) => Date.parse(time)),
     ]),
   ].sort((a, b) => a - b);
-  const spread = (pairs: [number, number | null][]) => {
+  const spread = (pairs: [number, number | null | undefined][]) => {
     const known = new Map(pairs);
-    return all.map((time) => known.get(time) ?? null);
+    return all.map((time) => known.get(time));
   };
   return {
+    ...rest,
     times: all,
     lines: [
-      ...lines.map((line) => ({ ...line, values: spread(times.map((time, i) => [time, line.values[i]!])) })),
+      ...lines.map((line) => ({ ...line, values: spread(times.map((time, i) => [time, line.values[i]])) })),
       ...(forecast.length > 0
         ? (['value', 'lower', 'upper'] as const).map((field) => ({
             name: field === 'value' ? 'forecast' : field,
@@ -174,8 +212,11 @@ function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines:
   forget(figure);
   place.replaceChildren();
   place.classList.remove('failure', 'empty');
-  const isEmpty = lines.lines.every(({ values }) => values.every((value) => value === null));
+  const isEmpty = lines.lines.every(({ values }) =>
+    values.every((value) => value === null || value === undefined),
+  );
   const reading = figure.querySelector<HTMLElement>('.reading')!;
+  say(figure, 'note', lines.note ?? '');
   if (isEmpty) {
     place.textContent = 'Nothing was recorded in this time.';
     place.classList.add('empty');
@@ -196,7 +237,9 @@ function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines:
   };
   const isBars = spec.kind === 'bars';
   const shadeColor = color('--shade');
-  const colors = lines.lines.map(({ name }, i) => (name === 'anomaly' ? color('--bad') : stroke(i)));
+  const colors = lines.lines.map(({ name, like }, i) =>
+    name === 'anomaly' ? color('--bad') : stroke(like === undefined || like < 0 ? i : like),
+  );
   const series: uPlotType.Series[] = [
     {},
     ...lines.lines.map(({ name, isDashed }, i): uPlotType.Series => {
@@ -212,11 +255,15 @@ function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines:
       };
     }),
   ];
-  // Bars of all are behind those of a part of them.
   const data = [
     lines.times.map((time) => time / 1000),
-    ...lines.lines.map(({ values }) => values),
+    ...(isBars ? stacked(lines.lines) : lines.lines).map(({ values }) => values),
   ] as uPlotType.AlignedData;
+  // A bar stands around its time; one alone is a day wide.
+  const stepSeconds = Math.min(
+    ...lines.times.slice(1).map((time, i) => (time - lines.times[i]!) / 1000),
+    86_400,
+  );
   const plot = new uPlot(
     {
       width: Math.max(200, place.clientWidth),
@@ -226,8 +273,10 @@ function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines:
       scales: {
         x: {
           time: true,
-          // One point alone is a day wide.
-          range: (_plot, low, high) => (low === high ? [low - 43_200, high + 43_200] : [low, high]),
+          range: (_plot, low, high) => {
+            const aside = isBars || low === high ? stepSeconds / 2 : 0;
+            return [low - aside, high + aside];
+          },
         },
         y: {
           range: (_plot, low, high) => {
@@ -241,12 +290,24 @@ function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines:
         axis,
         { ...axis, size: 62, values: (_, splits) => splits.map((value) => format(value, spec.unit)) },
       ],
+      // The highest of a stack is drawn first, behind the others.
       series: isBars ? [series[0]!, ...series.slice(1).reverse()] : series,
       hooks: {
         setCursor: [
           (self) => {
             const i = self.cursor.idx;
             reading.replaceChildren(...read(spec, lines, colors, i));
+          },
+        ],
+        setSelect: [
+          (self) => {
+            const { left, width } = self.select;
+            if (!spec.select || width < 1) return;
+            const [from, to] = [left, left + width].map((x) => Math.round(self.posToVal(x, 'x')) * 1000);
+            const link = document.createElement('a');
+            link.href = address(spec.select, from!, to!);
+            link.textContent = `${localTime(from!)} to ${localTime(to!)} alone`;
+            say(figure, 'chosen-span', link);
           },
         ],
         drawClear: [(self) => shade(self, spec.spans ?? [], shadeColor)],
@@ -262,17 +323,14 @@ function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines:
     if (i === null || i === undefined) return;
     const time = lines.times[i]!;
     const stepMs = Math.max(60_000, (lines.times[1] ?? time + 60_000) - lines.times[0]!);
-    const moment = {
-      start_time: new Date(time).toISOString(),
-      end_time: new Date(time + stepMs).toISOString(),
-    };
     if (spec.logs)
-      choose(figure, `/logs?${new URLSearchParams({ service: spec.logs, ...moment })}`, time, stepMs);
-    else if (spec.zoom) {
-      const url = new URL(spec.zoom, location.href);
-      for (const [key, value] of Object.entries(moment)) url.searchParams.set(key, value);
-      location.href = url.href;
-    }
+      choose(
+        figure,
+        address(`/logs?service=${encodeURIComponent(spec.logs)}`, time, time + stepMs),
+        time,
+        stepMs,
+      );
+    else if (spec.zoom) location.href = address(spec.zoom, time, time + stepMs);
   };
   if (spec.logs || spec.zoom) {
     plot.over.style.cursor = 'pointer';
@@ -285,32 +343,56 @@ function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines:
   }
 }
 
+// Of what an address shows, one time alone.
+function address(path: string, from: number, to: number): string {
+  const url = new URL(path, location.href);
+  url.searchParams.set('start_time', new Date(from).toISOString());
+  url.searchParams.set('end_time', new Date(to).toISOString());
+  return url.href;
+}
+
 // A link below the chart, which can be reached by keyboard and says where it leads.
 function choose(figure: HTMLElement, href: string, time: number, stepMs: number) {
-  let place = figure.querySelector<HTMLElement>('.chosen-moment');
-  if (!place) {
-    place = document.createElement('p');
-    place.className = 'chosen-moment';
-    figure.append(place);
-  }
   const link = document.createElement('a');
   link.href = href;
   const length =
     stepMs < 3_600_000 ? `${Math.round(stepMs / 60_000)} min` : `${Math.round(stepMs / 3_600_000)} h`;
   link.textContent = `Logs of ${localTime(time)} and the ${length} from there`;
-  place.replaceChildren(link);
+  say(figure, 'chosen-moment', link);
+}
+
+// Below the chart, in a paragraph of its own.
+function say(figure: HTMLElement, kind: string, text: string | Node) {
+  let place = figure.querySelector<HTMLElement>(`p.${kind}`);
+  if (!place) {
+    if (!text) return;
+    place = document.createElement('p');
+    place.className = `hint ${kind}`;
+    figure.append(place);
+  }
+  place.hidden = !text;
+  place.replaceChildren(text);
+}
+
+/** Each upon those before it. */
+function stacked(lines: readonly Line[]): Line[] {
+  const sums: number[] = [];
+  return lines.map((line) => ({
+    ...line,
+    values: line.values.map((value, i) => (sums[i] = (sums[i] ?? 0) + (value ?? 0))),
+  }));
 }
 
 /** What the lines say at one time, or in all, each with its colour. */
 function read(
-  { unit }: ChartSpec,
+  { unit, kind }: ChartSpec,
   { times, lines }: Lines,
   colors: string[],
   i: number | null | undefined,
 ): Node[] {
   const isMoment = i !== null && i !== undefined;
-  const keys = lines.slice(0, 12).map(({ name, values }, n) => {
-    const known = values.filter((value) => value !== null);
+  const keys = lines.map(({ name, values }, n) => {
+    const known = values.filter((value) => value !== null && value !== undefined);
     const key = document.createElement('span');
     key.className = 'key';
     const swatch = document.createElement('i');
@@ -319,7 +401,12 @@ function read(
       ? `${name} ${format(values[i], unit)}`
       : known.length === 0
         ? name
-        : `${name} ${format(known.at(-1), unit)}, at most ${format(Math.max(...known), unit)}`;
+        : kind === 'bars'
+          ? `${name} ${format(
+              known.reduce((sum, value) => sum + value, 0),
+              unit,
+            )}`
+          : `${name} ${format(known.at(-1), unit)}, at most ${format(Math.max(...known), unit)}`;
     key.append(swatch, text);
     return key;
   });
@@ -383,5 +470,5 @@ document.addEventListener('chart', ({ target }) => {
 // Charts follow the clock.
 setInterval(() => {
   if (document.visibilityState !== 'visible') return;
-  for (const [figure, { spec }] of drawn) if (spec.range) void draw(figure, spec);
+  for (const [figure, { spec }] of drawn) if (spec.range && !spec.range.end) void draw(figure, spec);
 }, 60_000);

@@ -1,4 +1,4 @@
-// The explorer's form: names of metrics as one types, whatever their number; an address without what is empty.
+// The explorer's form: names of metrics as one types, whatever their number; times of the viewer; an address without what is empty.
 import { ask } from './api.ts';
 
 const form = document.querySelector<HTMLFormElement>('[data-explore]')!;
@@ -22,6 +22,20 @@ metric.addEventListener('input', async () => {
   }
 });
 
+// Instants are typed in the viewer's time zone, and asked for in UTC.
+const instants = [...form.querySelectorAll<HTMLInputElement>('[data-instant]')];
+for (const field of instants) {
+  const at = new Date(field.dataset.instant!);
+  if (Number.isNaN(at.getTime())) continue;
+  field.value = new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
+}
+
+// Whoever chooses a range means it.
+(form.elements.namedItem('range') as HTMLSelectElement).addEventListener('change', () => {
+  for (const field of instants) field.value = '';
+});
+
 form.addEventListener('formdata', ({ formData }) => {
+  for (const { name, value } of instants) if (value) formData.set(name, new Date(value).toISOString());
   for (const [name, value] of [...formData]) if (value === '') formData.delete(name);
 });

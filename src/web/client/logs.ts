@@ -9,11 +9,13 @@ let source: EventSource | undefined;
 let waiting: Line[] = [];
 
 interface Line {
+  id: string;
   timestamp: string;
   level: string;
   service_name: string;
   message: string;
   metadata: Record<string, unknown>;
+  trace_id: string | null;
 }
 
 button.addEventListener('click', () => {
@@ -59,14 +61,16 @@ function note(text: string): HTMLElement {
   return element;
 }
 
-function row({ timestamp, level, service_name, message }: Line): HTMLElement {
-  const element = document.createElement('div');
+// As pages/logs.ts has them.
+function row({ id, timestamp, level, service_name, message, metadata, trace_id }: Line): HTMLElement {
+  const element = document.createElement('details');
   element.className = 'line';
+  const summary = document.createElement('summary');
   const time = document.createElement('time');
   time.dateTime = timestamp;
   time.title = `${timestamp} UTC`;
   time.textContent = localTime(Date.parse(timestamp));
-  element.append(
+  summary.append(
     time,
     ' ',
     span(`level ${level}`, level),
@@ -75,6 +79,21 @@ function row({ timestamp, level, service_name, message }: Line): HTMLElement {
     ' ',
     span('message', message),
   );
+  const pairs = document.createElement('dl');
+  pairs.className = 'pairs';
+  for (const [key, value] of Object.entries({ ...metadata, ...(trace_id ? { trace_id } : {}) })) {
+    const name = document.createElement('dt');
+    name.textContent = key;
+    const text = document.createElement('dd');
+    text.textContent = typeof value === 'string' ? value : JSON.stringify(value);
+    pairs.append(name, text);
+  }
+  const around = document.createElement('a');
+  around.href = `/logs/${encodeURIComponent(service_name)}/${encodeURIComponent(id)}#chosen`;
+  around.textContent = 'What was around it';
+  const last = document.createElement('p');
+  last.append(around);
+  element.append(summary, pairs, last);
   return element;
 }
 

@@ -58,10 +58,24 @@ form.addEventListener('submit', async (event) => {
   }
 });
 
+// What was asked of a rule that has changed since is not what it would have done.
+let replaying: AbortController | undefined;
+form.addEventListener('input', () => {
+  if (replaying === undefined) return;
+  replaying.abort();
+  replaying = undefined;
+  result.replaceChildren(text('empty', 'The rule has changed: replay it to see.'));
+});
+
 form.querySelector('[data-replay]')!.addEventListener('click', async () => {
   const rule = parse();
   if (!rule) return expression.focus();
-  result.replaceChildren(text('loading', 'Replaying…'));
+  replaying?.abort();
+  replaying = new AbortController();
+  const { signal } = replaying;
+  result.replaceChildren(
+    text('loading', 'Replaying a day, minute by minute: it takes some seconds, up to half a minute…'),
+  );
   const end = Date.now();
   const start = end - 86_400_000;
   try {
@@ -76,14 +90,19 @@ form.querySelector('[data-replay]')!.addEventListener('click', async () => {
         value: number | null;
       }[];
       evaluations: number;
-    }>('POST', '/api/v1/alert-rules/test', {
-      ...rest,
-      severity,
-      // A day at each ten seconds is much to wait for, and looks the same.
-      interval_seconds: Math.max(60, interval_seconds),
-      start_time: new Date(start).toISOString(),
-      end_time: new Date(end).toISOString(),
-    });
+    }>(
+      'POST',
+      '/api/v1/alert-rules/test',
+      {
+        ...rest,
+        severity,
+        // A day at each ten seconds is much to wait for, and looks the same.
+        interval_seconds: Math.max(60, interval_seconds),
+        start_time: new Date(start).toISOString(),
+        end_time: new Date(end).toISOString(),
+      },
+      signal,
+    );
     const fired = replay.alerts.filter(({ firing_at }) => firing_at !== null);
     result.replaceChildren(
       text(
@@ -137,6 +156,7 @@ form.querySelector('[data-replay]')!.addEventListener('click', async () => {
         })),
       });
     }
+    if (signal.aborted) return;
     const list = document.createElement('ol');
     list.className = 'events';
     list.append(
@@ -150,6 +170,7 @@ form.querySelector('[data-replay]')!.addEventListener('click', async () => {
     result.append(list);
     showTimes(result);
   } catch (error) {
+    if (signal.aborted) return;
     result.replaceChildren(text('failure', error instanceof ApiError ? error.message : String(error)));
   }
 });

@@ -63,6 +63,7 @@ interface AlertDetail extends Alert {
     note: string | null;
   }[];
   notifications: Notification[];
+  muted_by: { kind: string; name: string; until: string | null }[];
 }
 
 /** Buttons that change an alert; client/page.ts does what they say. */
@@ -129,7 +130,7 @@ export const alertsPage: Page = async ({ ask, may, query }) => {
         { title: 'Silences', live: 'silences' },
         shown(silences, ({ silences: list }) =>
           list.length === 0
-            ? empty('No silences: everybody is notified of everything.')
+            ? empty('There are none: no alert is silenced.')
             : html`<div class="scroll" tabindex="0" role="region" aria-label="Silences"><table><thead><tr><th scope="col">What</th><th scope="col">From</th><th scope="col">To</th><th scope="col">By</th><th scope="col">State</th><th scope="col"><span class="visually-hidden">Actions</span></th></tr></thead><tbody>${list.map(
                 (s) =>
                   html`<tr><td><code>${s.matchers.join(', ')}</code>${s.reason ? html`<div class="hint">${s.reason}</div>` : ''}</td><td>${time(s.starts_at)}</td><td>${time(s.ends_at)}</td><td>${s.author}</td><td>${s.active ? badge('warning', 'active') : badge('unknown', 'over')}</td><td>${may('silences:write') && s.active ? html`<button type="button" class="quiet" data-delete="/api/v1/silences/${s.id}" data-done="The silence is over">End</button>` : ''}</td></tr>`,
@@ -139,9 +140,11 @@ export const alertsPage: Page = async ({ ask, may, query }) => {
     );
   }
 
-  const alerts = await ask<{ alerts: Alert[]; summary: Record<string, number>; next_cursor: string | null }>(
-    `/alerts?${asked}`,
-  );
+  const [alerts, silences] = await Promise.all([
+    ask<{ alerts: Alert[]; summary: Record<string, number>; next_cursor: string | null }>(`/alerts?${asked}`),
+    ask<{ silences: unknown[] }>('/silences?active=true&limit=100'),
+  ]);
+  const silenceCount = silences.data?.silences.length ?? 0;
   return frame(html`${panel(
     { title: 'Filter' },
     html`<form class="filter" method="get" action="/alerts">
@@ -155,21 +158,26 @@ ${panel(
   {
     title: 'Alerts, the newest first',
     live: 'alerts',
-    aside: alerts.data
-      ? html`<span class="hint">${['firing', 'acknowledged', 'resolved'].map((name) => `${alerts.data!.summary[name]} ${name}`).join(' · ')}</span>`
-      : '',
   },
-  shown(alerts, ({ alerts: list, next_cursor }) =>
-    list.length === 0
-      ? empty(
-          filter.size > 0
-            ? html`No alert is like that. <a href="/alerts">Show all</a>`
-            : html`There has been no alert yet. <a href="/rules/new">Make a rule</a>, or register a service.`,
-        )
-      : html`<div class="scroll" tabindex="0" role="region" aria-label="Alerts"><table><thead><tr><th scope="col">Alert</th><th scope="col">Service</th><th scope="col">Status</th><th scope="col">Began</th><th scope="col">Lasted</th><th scope="col"><span class="visually-hidden">Actions</span></th></tr></thead><tbody>${list.map(
-          (a) =>
-            html`<tr><td>${badge(a.severity)} <a href="/alerts/${a.id}">${a.name}</a></td><td>${a.service_name ? html`<a href="/services/${encodeURIComponent(a.service_name)}">${a.service_name}</a>` : '–'}</td><td>${badge(a.status)}</td><td>${time(a.started_at)}</td><td>${duration(a.duration_seconds)}</td><td>${may('alerts:write') ? alertActions(a) : ''}</td></tr>`,
-        )}</tbody></table></div>${nextPage(`/alerts?${filter}`, next_cursor)}`,
+  shown(
+    alerts,
+    ({
+      alerts: list,
+      summary,
+      next_cursor,
+    }) => html`<p class="hint">${['firing', 'acknowledged', 'resolved'].map((name) => `${summary[name]} ${name}`).join(' · ')}${silenceCount > 0 ? html` · <a href="/alerts?view=silences">${silenceCount === 1 ? '1 silence is' : `${silenceCount} silences are`} in force</a>` : ''}</p>
+${
+  list.length === 0
+    ? empty(
+        filter.size > 0
+          ? html`No alert is like that. <a href="/alerts">Show all</a>`
+          : html`There has been no alert yet. <a href="/rules/new">Make a rule</a>, or register a service.`,
+      )
+    : html`<div class="scroll" tabindex="0" role="region" aria-label="Alerts"><table><thead><tr><th scope="col">Alert</th><th scope="col">Service</th><th scope="col">Status</th><th scope="col">Began</th><th scope="col">Lasted</th><th scope="col"><span class="visually-hidden">Actions</span></th></tr></thead><tbody>${list.map(
+        (a) =>
+          html`<tr><td>${badge(a.severity)} <a href="/alerts/${a.id}">${a.name}</a></td><td>${a.service_name ? html`<a href="/services/${encodeURIComponent(a.service_name)}">${a.service_name}</a>` : '–'}</td><td>${badge(a.status)}</td><td>${time(a.started_at)}</td><td>${duration(a.duration_seconds)}</td><td>${may('alerts:write') ? alertActions(a) : ''}</td></tr>`,
+      )}</tbody></table></div>${nextPage(`/alerts?${filter}`, next_cursor)}`
+}`,
   ),
 )}`);
 };
@@ -211,6 +219,7 @@ ${a.description ? html`<p>${a.description}</p>` : ''}
         ? html` · <a href="/logs?service=${encodeURIComponent(a.service_name)}&start_time=${from}&end_time=${to}">its logs</a>`
         : ''
     }</p>
+${a.muted_by.map((m) => html`<p class="muted">Nobody is notified of it${m.until ? html` until ${time(m.until)}` : ''}: ${m.kind.replace('_', ' ')} ${m.name}.</p>`)}
 ${may('alerts:write') ? alertActions(a) : ''}</div>
 <div class="panels">
 ${panel(

@@ -66,7 +66,7 @@ export const dashboardPage: Page = async (view) => {
 ${dashboard.description ? html`<p>${dashboard.description}</p>` : ''}
 ${data('dashboard', { id: dashboard.id, panels: dashboard.panels })}
 <p class="failure" role="alert" data-form-problem hidden></p>
-<div class="panels">${
+<div class="panels arranged">${
       dashboard.panels.length === 0
         ? html`<div class="w12">${empty(isEdited ? 'Add a panel below.' : html`It has no panels yet. <a href="?edit=on">Arrange it</a>`)}</div>`
         : ''
@@ -155,13 +155,18 @@ async function panelBody(
       );
     }
     case 'alerts': {
-      const found = await ask<{ alerts: Alert[] }>(
-        `/alerts?status=firing&limit=20${one.service_name ? `&service_name=${encodeURIComponent(one.service_name)}` : ''}`,
+      const [firing, acknowledged] = await Promise.all(
+        ['firing', 'acknowledged'].map((status) =>
+          ask<{ alerts: Alert[] }>(
+            `/alerts?status=${status}&limit=20${one.service_name ? `&service_name=${encodeURIComponent(one.service_name)}` : ''}`,
+          ),
+        ),
       );
-      return shown(found, ({ alerts }) =>
-        alerts.length === 0
-          ? empty('Nothing is firing.')
-          : html`<ul class="rows">${alerts.map((a) => html`<li class="row"><div>${badge(a.severity)} <a href="/alerts/${a.id}">${a.name}</a><div class="hint">since ${time(a.started_at)}, ${duration(a.duration_seconds)}</div></div></li>`)}</ul>`,
+      const open = [...(firing!.data?.alerts ?? []), ...(acknowledged!.data?.alerts ?? [])];
+      return shown(firing!, () =>
+        open.length === 0
+          ? empty('No alert is open.')
+          : html`<ul class="rows">${open.map((a) => html`<li class="row"><div>${badge(a.severity)} <a href="/alerts/${a.id}">${a.name}</a> ${badge(a.status)}<div class="hint">since ${time(a.started_at)}, ${duration(a.duration_seconds)}</div></div></li>`)}</ul>`,
       );
     }
     case 'services': {

@@ -34,15 +34,20 @@ interface Analytics {
   forecast: { time: string; value: number; lower: number; upper: number }[];
 }
 
-/** Labels written as host=web-1, zone=a. */
-export function parseLabels(text: string): Record<string, string> {
-  return Object.fromEntries(
-    text
-      .split(',')
-      .map((pair) => pair.trim())
-      .filter((pair) => pair.includes('='))
-      .map((pair) => [pair.slice(0, pair.indexOf('=')).trim(), pair.slice(pair.indexOf('=') + 1).trim()]),
-  );
+/** Labels written as host=web-1, zone=a; undefined where a part is not. */
+export function parseLabels(text: string): Record<string, string> | undefined {
+  const pairs = text
+    .split(',')
+    .map((pair) => pair.trim())
+    .filter(Boolean)
+    .map((pair) => /^([^=]*[^=\s])\s*=\s*(.*)$/.exec(pair));
+  if (pairs.includes(null)) return undefined;
+  return Object.fromEntries(pairs.map((pair) => [pair![1], pair![2]]));
+}
+
+/** Of a span of days the window that gives some hundred points. */
+function windowFor(hours: number): string {
+  return (Object.values(ranges).find((range) => hours <= range.hours) ?? ranges['90d']!).window;
 }
 
 export const explorePage: Page = async ({ ask, query }) => {
@@ -53,18 +58,28 @@ export const explorePage: Page = async ({ ask, query }) => {
     aggregation = 'avg',
     group_by: groupBy = '',
   } = query;
-  const { range, hours, window: defaultWindow } = chosenRange(query.range);
-  const window = query.time_window || defaultWindow;
+  const { range, ...chosen } = chosenRange(query.range);
   const compares = query.compare === 'on';
   const analyses = query.analytics === 'on';
-  const end = Date.now();
-  const start = end - hours * 3_600_000;
+  const [from, to] = [Date.parse(query.start_time ?? ''), Date.parse(query.end_time ?? '')];
+  const isFixed = from < to;
+  const end = isFixed ? to : Date.now();
+  const start = isFixed ? from : end - chosen.hours * 3_600_000;
+  const hours = (end - start) / 3_600_000;
+  const window = query.time_window || windowFor(hours);
+  const matched = parseLabels(labels);
+  const problem =
+    matched === undefined
+      ? 'Labels: expected such as host=web-1, zone=a.'
+      : (query.start_time || query.end_time) && !isFixed
+        ? 'From and to: expected both, and to after from.'
+        : undefined;
 
   const selection = new URLSearchParams({
     start_time: new Date(start).toISOString(),
     end_time: new Date(end).toISOString(),
     ...(service ? { service_name: service } : {}),
-    ...Object.fromEntries(Object.entries(parseLabels(labels)).map(([key, value]) => [`label.${key}`, value])),
+    ...Object.fromEntries(Object.entries(matched ?? {}).map(([key, value]) => [`label.${key}`, value])),
   });
   const [metrics, known, analytics] = await Promise.all([
     ask<{
@@ -73,10 +88,10 @@ export const explorePage: Page = async ({ ask, query }) => {
     }>('/metrics?limit=200'),
     metric
       ? ask<{ labels: { label: string; value_count: number; values: string[] }[] }>(
-          `/metrics/${encodeURIComponent(metric)}/labels`,
+          `/metrics/${encodeURIComponent(metric)}/labels${service ? `?service_name=${encodeURIComponent(service)}` : ''}`,
         )
       : undefined,
-    metric && analyses
+    metric && analyses && !problem
       ? ask<Analytics>(`/metrics/${encodeURIComponent(metric)}/analytics?${selection}`)
       : undefined,
   ]);
@@ -89,7 +104,7 @@ export const explorePage: Page = async ({ ask, query }) => {
     aggregation,
     time_window: window,
     ...(service ? { service_name: service } : {}),
-    ...(labels ? { labels: parseLabels(labels) } : {}),
+    ...(matched && Object.keys(matched).length > 0 ? { labels: matched } : {}),
     ...(groups.length > 0 ? { group_by: groups } : {}),
     as: aggregation,
   };
@@ -108,6 +123,7 @@ ${input('service_name', 'Service', service)}
 ${input('labels', 'Labels', labels, { placeholder: 'host=web-1, zone=a' })}
 ${select('aggregation', 'Aggregation', aggregations, aggregation)}
 ${select('range', 'Range', Object.keys(ranges), range)}
+<span class="pair">${instant('start_time', 'or from', query.start_time)} ${instant('end_time', 'to', query.end_time)}</span>
 ${select('time_window', 'Window', [['', 'by range'], '10s', '1m', '5m', '10m', '1h', '6h', '1d'], query.time_window)}
 ${input('group_by', 'Group by', groupBy, { list: 'label-names', placeholder: 'a label' })}
 <datalist id="label-names">${labelNames.map((name) => html`<option value="${name}">`)}</datalist>
@@ -115,27 +131,31 @@ ${input('group_by', 'Group by', groupBy, { list: 'label-names', placeholder: 'a 
 <label class="check"><input type="checkbox" name="analytics"${analyses ? html` checked` : ''}> anomalies and forecast</label>
 <button class="primary">Show</button>
 </form>
-${
-  metric === ''
-    ? panel(
-        { title: 'What there is' },
-        metrics.problem
-          ? failure(metrics.problem.detail)
-          : metrics.data!.metrics.length === 0
-            ? empty(html`No metric has been recorded yet: <code>POST /api/v1/metrics</code>.`)
-            : html`<ul class="columns">${metrics.data!.metrics.map(({ name, series_count }) => html`<li><a href="/explore?metric_name=${encodeURIComponent(name)}${name.endsWith('_total') ? '&aggregation=rate' : ''}">${name}</a> <span class="hint">${series_count}</span></li>`)}</ul>`,
-      )
-    : html`<div class="panels">
+${problem ? failure(problem) : ''}${
+  problem
+    ? ''
+    : metric === ''
+      ? panel(
+          { title: 'What there is' },
+          metrics.problem
+            ? failure(metrics.problem.detail)
+            : metrics.data!.metrics.length === 0
+              ? empty(html`No metric has been recorded yet: <code>POST /api/v1/metrics</code>.`)
+              : html`<ul class="columns">${metrics.data!.metrics.map(({ name, series_count }) => html`<li><a href="/explore?metric_name=${encodeURIComponent(name)}${name.endsWith('_total') ? '&aggregation=rate' : ''}">${name}</a> <span class="hint">${series_count}</span></li>`)}</ul>`,
+        )
+      : html`<div class="panels">
 ${panel(
   {
     title: `${aggregation} of ${metric}`,
     aside: html`<button type="button" class="quiet" data-copy-link>Copy the link</button>`,
   },
   html`${chart(
-    `${aggregation} of ${metric}${service ? ` of ${service}` : ''}, ${range}`,
+    `${aggregation} of ${metric}${service ? ` of ${service}` : ''} in steps of ${window}`,
     {
-      range: { hours },
+      range: { hours, ...(isFixed ? { end } : {}) },
       queries: [asked, ...(compares ? [{ ...asked, as: 'the period before', shift_hours: hours }] : [])],
+      unit: '',
+      select: `/explore?${new URLSearchParams(Object.entries(query).filter(([key]) => key !== 'range'))}`,
       ...(analytics?.data ? { anomalies: analytics.data.anomalies, forecast: analytics.data.forecast } : {}),
       ...(service ? { logs: service } : {}),
     },
@@ -163,8 +183,23 @@ function link(query: Record<string, string>, label: string, value: string): stri
   }).toString();
 }
 
+/** An instant to be typed in the viewer's time zone: client/explore.ts turns it from and to UTC. */
+function instant(name: string, label: string, value = '') {
+  return html`<label>${label} <input name="${name}" type="datetime-local" step="1" data-instant="${value}"></label>`;
+}
+
 function analysis(a: Analytics) {
   return html`<dl class="facts">${(['count', 'min', 'avg', 'median', 'p95', 'p99', 'max', 'stddev'] as const).map((name) => html`<div><dt>${name}</dt><dd>${number(a[name], '', 2)}</dd></div>`)}
 <div><dt>Trend</dt><dd>${a.trend.direction}${a.trend.change_percent === null ? '' : `, ${number(a.trend.change_percent, ' %', 1)} over the range`}</dd></div></dl>
-${a.anomalies.length === 0 ? empty('No anomalies.') : html`<h3>Anomalies</h3><ol class="events">${a.anomalies.slice(0, 20).map((x) => html`<li>${time(x.time)} <strong>${number(x.value, '', 2)}</strong> where ${number(x.expected, '', 2)} was expected <span class="hint">score ${number(x.score, '', 1)}</span></li>`)}</ol>`}`;
+${
+  a.anomalies.length === 0
+    ? empty('No anomalies.')
+    : html`<h3>Anomalies${a.anomalies.length > 20 ? html` <span class="hint">20 of ${a.anomalies.length}</span>` : ''}, those that stand out most first</h3><ol class="events">${a.anomalies
+        .toSorted((x, y) => Math.abs(y.score) - Math.abs(x.score))
+        .slice(0, 20)
+        .map(
+          (x) =>
+            html`<li>${time(x.time)} <strong>${number(x.value, '', 2)}</strong> where ${number(x.expected, '', 2)} was expected <span class="hint">score ${number(x.score, '', 1)}</span></li>`,
+        )}</ol>`
+}`;
 }

@@ -107,7 +107,10 @@ ${fixed}
 </form>
 <div class="panels">
 ${panel(
-  { title: 'Lines over time' },
+  {
+    title: 'Lines over time',
+    aside: html`<span class="hint">${q || trace_id ? 'all of this time, whatever is searched for; ' : ''}choose a bar to see its lines</span>`,
+  },
   shown(histogram, ({ buckets }) =>
     buckets.length === 0
       ? empty('No lines in this time.')
@@ -122,7 +125,12 @@ ${panel(
             lines: [
               { name: 'errors', values: buckets.map((b) => (b.levels.error ?? 0) + (b.levels.fatal ?? 0)) },
               { name: 'warnings', values: buckets.map((b) => b.levels.warn ?? 0) },
-              { name: 'all', values: buckets.map((b) => b.total) },
+              {
+                name: 'others',
+                values: buckets.map(
+                  (b) => b.total - (b.levels.error ?? 0) - (b.levels.fatal ?? 0) - (b.levels.warn ?? 0),
+                ),
+              },
             ],
             colors: ['bad', 'warn', 'plain'],
           },
@@ -161,9 +169,9 @@ ${panel(
 export function lineRow(line: Line, isChosen = false): Html {
   const parts = line.highlighted ?? [line.message];
   const metadata = Object.entries(line.metadata);
-  return html`<details class="line${isChosen ? ' chosen' : ''}"${isChosen ? html` open` : ''}><summary>${time(line.timestamp)} <span class="level ${line.level}">${line.level}</span> <span class="from">${line.service_name}</span> <span class="message">${parts.map((part, i) => (i % 2 === 1 ? html`<mark>${part}</mark>` : part))}</span></summary>
+  return html`<details class="line${isChosen ? ' chosen' : ''}"${isChosen ? html` open id="chosen"` : ''}><summary>${time(line.timestamp)} <span class="level ${line.level}">${line.level}</span> <span class="from">${line.service_name}</span> <span class="message">${parts.map((part, i) => (i % 2 === 1 ? html`<mark>${part}</mark>` : part))}</span></summary>
 <dl class="pairs">${metadata.map(([key, value]) => html`<dt>${key}</dt><dd>${typeof value === 'string' ? value : JSON.stringify(value)}</dd>`)}${line.trace_id ? html`<dt>trace_id</dt><dd><a href="/logs?trace_id=${encodeURIComponent(line.trace_id)}&range=7d">${line.trace_id}</a></dd>` : ''}</dl>
-<p><a href="/logs/${encodeURIComponent(line.service_name)}/${encodeURIComponent(line.id)}">What was around it</a></p></details>`;
+<p><a href="/logs/${encodeURIComponent(line.service_name)}/${encodeURIComponent(line.id)}#chosen">What was around it</a></p></details>`;
 }
 
 function patternTable({ patterns, lines_examined, complete }: Patterns): Part {

@@ -89,7 +89,7 @@ function openAlerts(
   { alert_summary: { open, firing, acknowledged } }: DashboardMetrics,
   mayWrite: boolean,
 ): Part {
-  if (open.length === 0) return empty('Nothing is firing.');
+  if (open.length === 0) return empty('No alert is open.');
   const more = firing + acknowledged - open.length;
   return html`<ul class="rows">${open.map(
     (alert) => html`<li class="row">

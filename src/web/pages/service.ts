@@ -66,14 +66,22 @@ export const servicePage: Page = async ({ ask, may, params, query }) => {
   const path = encodeURIComponent(name);
   const period: Period = Object.hasOwn(periods, query.period ?? '') ? (query.period as Period) : '24h';
   const [window, hours] = periods[period];
-  const [service, timeline, events, alerts, requests] = await Promise.all([
+  const [service, timeline, events, alerts, requests, reported] = await Promise.all([
     ask<Service>(`/services/${path}`),
     ask<Timeline>(`/services/${path}/timeline?period=${period}`),
     ask<{ events: Event[] }>(`/services/${path}/events?limit=20`),
     ask<{ alerts: Alert[] }>(`/alerts?limit=10&service_name=${path}`),
     ask<{ labels: { label: string }[] }>(`/metrics/http_requests_total/labels?service_name=${path}`),
+    ask<{ metrics: unknown[] }>(`/metrics?limit=1&service_name=${path}`),
   ]);
   const isRegistered = service.problem?.status !== 404;
+  if (!isRegistered && reported.data?.metrics.length === 0 && alerts.data?.alerts.length === 0)
+    return {
+      title: name,
+      section: '/',
+      status: 404,
+      body: html`<h1>${name}</h1>${failure(`There is no service ${name}: none is registered, and none has reported anything.`)}`,
+    };
   const statusLabel = requests.data?.labels
     .map(({ label }) => label)
     .find((label) => ['status', 'status_code', 'code'].includes(label));

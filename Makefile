@@ -28,7 +28,7 @@ test: node_modules/.package-lock.json ## Run the tests (DATABASE_URL=… to run 
 test-rules: node_modules/.package-lock.json ## Run unit tests of alert rules: make test-rules FILE=docs/rules.test.yaml
 	@$(run) test-rules -- $(FILE)
 
-soak: node_modules/.package-lock.json ## Run the fault and load tests at full length
+soak: node_modules/.package-lock.json ## Run the tests at full length: more rounds, more random cases, a day of an open tab
 	@$(run) soak
 
 check: node_modules/.package-lock.json ## Types, lint, SQL functions, openapi.json, compose.yaml

@@ -1,4 +1,8 @@
+import path from 'node:path';
 import { defineConfig } from 'vitest/config';
+
+// Every file has processes of its own, which would compile the same modules again.
+process.env.NODE_COMPILE_CACHE ??= path.join(import.meta.dirname, '.data/compile-cache');
 
 // Files run side by side, each on a database of its own. What needs the others to be done, or the machine to
 // itself, comes in a later group. (Group 0 is special to Vitest: with one worker it runs last.)

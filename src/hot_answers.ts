@@ -27,7 +27,7 @@ const generationSeconds = 600;
 
 /** keepMs 0: each is computed. */
 export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswers {
-  const generations = new LRUCache<number, number>({ max: 100_000 });
+  const generations = new LRUCache<number, number>({ max: 10_000 });
   const answers = new LRUCache<string, Answer, () => Promise<string>>({
     max: 10_000,
     maxSize: 64 * 1024 ** 2,

@@ -51,7 +51,7 @@ export function createOrgCache(sql: Sql, defaults: OrgLimits): OrgCache {
   }
 
   const states = new LRUCache<string, OrgState>({
-    max: 100_000,
+    max: 10_000,
     ttl: knownMs,
     fetchMethod: (org) => ask(org, true),
     // Who waits for it when it is forgotten has it all the same.

@@ -16,7 +16,7 @@ export function createTimeBounds(
   tableName: 'sample' | 'log',
 ): (orgId: number) => Promise<TimeBounds> {
   const maxAges = new LRUCache<number, number>({
-    max: 100_000,
+    max: 10_000,
     ttl: refreshMs,
     // An old figure will do while a new one is read, or the database is away; only the first has to be waited for.
     allowStale: true,

@@ -11,8 +11,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { Message } from '../../jobs/channels/channel.ts';
 import { crashObstacle, useCrashableDatabase } from '../support/crash.ts';
 import { type Service, signToken, startService } from '../support/process.ts';
+import { isSoak } from '../support/soak.ts';
 
-const rounds = Number(process.env.FAULT_ROUNDS || (process.env.SOAK === 'true' ? 50 : 4));
+const rounds = Number(process.env.FAULT_ROUNDS || (isSoak ? 50 : 3));
 const seed = Number(process.env.FAULT_SEED || randomInt(1_000_000_000));
 const roundMs = 5000;
 

@@ -10,8 +10,9 @@ import { crashGiven, crashObstacle, useCrashableDatabase } from '../support/cras
 import { cloneDatabase } from '../support/database.ts';
 import { expectStored, loadUnderFaults, postJson, untilReachable } from '../support/load.ts';
 import { type Service, signToken, startService } from '../support/process.ts';
+import { isSoak } from '../support/soak.ts';
 
-const rounds = process.env.SOAK === 'true' ? 100 : 6;
+const rounds = isSoak ? 100 : 4;
 const title = (what: string) => (crashObstacle ? `${what} (skipped: ${crashObstacle})` : what);
 
 describe.skipIf(crashObstacle !== null)(title('with a server that can be killed'), () => {

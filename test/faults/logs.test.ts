@@ -6,9 +6,10 @@ import { crashObstacle, useCrashableDatabase } from '../support/crash.ts';
 import { cloneDatabase } from '../support/database.ts';
 import { expectStored, loadUnderFaults, postJson, untilReachable } from '../support/load.ts';
 import { type Service, signToken, startService } from '../support/process.ts';
+import { isSoak } from '../support/soak.ts';
 import { type Follower, follow } from '../support/sse.ts';
 
-const rounds = process.env.SOAK === 'true' ? 100 : 6;
+const rounds = isSoak ? 100 : 4;
 const title = (what: string) => (crashObstacle ? `${what} (skipped: ${crashObstacle})` : what);
 
 const messagesOf = (follower: Follower): string[] =>

@@ -7,8 +7,8 @@ import { afterEach, beforeEach, expect, inject, test } from 'vitest';
 import { cloneDatabase } from '../support/database.ts';
 import { type Fleet, runFleet } from '../support/fleet.ts';
 import { startService } from '../support/process.ts';
+import { isSoak } from '../support/soak.ts';
 
-const isSoak = process.env.SOAK === 'true';
 const fleet: Fleet = isSoak
   ? { services: 1000, intervalSeconds: 10, seconds: 300, killsOne: true }
   : { services: 200, intervalSeconds: 5, seconds: 30, killsOne: true };

@@ -6,8 +6,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, inject, t
 import { cloneDatabase } from '../support/database.ts';
 import { freePort, type Service, signToken, startService } from '../support/process.ts';
 import { createRedis, type RedisServer, redisObstacle } from '../support/redis.ts';
+import { isSoak } from '../support/soak.ts';
 
-const isSoak = process.env.SOAK === 'true';
 const limits = { query: 50, ingest: 40, change: 30 };
 
 interface Answer {

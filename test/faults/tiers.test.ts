@@ -9,8 +9,8 @@ import { parseConfig } from '../../src/config.ts';
 import { crashGiven, crashObstacle, useCrashableDatabase } from '../support/crash.ts';
 import { useDatabase } from '../support/database.ts';
 import { jwtSecret, type Service, signToken, startService } from '../support/process.ts';
+import { isSoak } from '../support/soak.ts';
 
-const isSoak = process.env.SOAK === 'true';
 const isApache = inject('server').edition === 'apache';
 const hourMs = 3_600_000;
 
@@ -37,7 +37,7 @@ async function faultsOf(sql: postgres.Sql): Promise<Record<string, number>> {
 }
 const noFaults = { '5m': 0, '1h': 0, '1d': 0, hist_1h: 0, hist_1d: 0 };
 
-const rounds = isSoak ? 40 : 4;
+const rounds = isSoak ? 40 : 3;
 const obstacle = isApache && !crashGiven ? crashObstacle : "the Community edition's own scheduler rolls up";
 describe.skipIf(obstacle !== null)(
   obstacle ? `roll-up that is killed (skipped: ${obstacle})` : 'roll-up that is killed',
@@ -66,7 +66,7 @@ describe.skipIf(obstacle !== null)(
         await sql`
           insert into obs.sample
           select t, i, extract(epoch from t)::bigint % 7919 + i
-          from generate_series(now() - interval '8 days', now() - interval '30 minutes', interval '1 minute') t, generate_series(1, 150) i`;
+          from generate_series(now() - ${isSoak ? 8 : 4} * interval '1 day', now() - interval '30 minutes', interval '1 minute') t, generate_series(1, 150) i`;
         let killed = 0;
         for (let round = 0; round < rounds; round++) {
           workers.push(...(await Promise.all([start(), start()])));

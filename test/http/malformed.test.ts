@@ -4,9 +4,10 @@ import { expect, test } from 'vitest';
 import { limits, readMetrics } from '../../src/ingest/metrics.ts';
 import { metricSchema } from '../../src/routes/metrics.ts';
 import { useApi } from '../support/api.ts';
+import { isSoak } from '../support/soak.ts';
 
 const api = useApi();
-const runs = 2_500;
+const runs = isSoak ? 2_500 : 800;
 
 const targets = {
   '/api/v1/metrics': { name: 'm', value: 1, labels: { a: 'b' }, service_name: 's', timestamp: Date.now() },

@@ -1290,7 +1290,9 @@ describe.skipIf(obstacle)(`Debian's Alertmanager${obstacle ? `, which ${obstacle
   test('takes a hundred hostile alerts', async () => {
     const before = (await shown()).length;
     const message = { ...hugeMessage, created_at: new Date().toISOString() };
-    expect(await send('alertmanager', { url }, { message })).toEqual({ response_code: 200, detail: null });
+    // Half a megabyte of labels takes it a while, beside other tests.
+    const outcome = await send('alertmanager', { url }, { message, timeoutMs: 50_000 });
+    expect(outcome).toEqual({ response_code: 200, detail: null });
     expect((await shown()).length).toBe(before + 100);
   });
 

@@ -8,6 +8,7 @@ import { useDatabase } from '../support/database.ts';
 import { createRecorder, type Line, type Stored } from '../support/lines.ts';
 import { type Filter, matches, type Query, type Term, toFilter, wordsOf } from '../support/log_search.ts';
 import { jwtSecret } from '../support/process.ts';
+import { isSoak } from '../support/soak.ts';
 
 const database = useDatabase();
 const isApache = inject('server').edition === 'apache';
@@ -297,7 +298,8 @@ describe(`some thousand lines, seed ${seed}`, () => {
       .map(({ range, ...search }) => ({ ...search, ...range }));
 
   /** Random searches, each compared. */
-  async function compare(numRuns: number, n: number, seconds = [0, 60, 60]) {
+  async function compare(mostRuns: number, n: number, seconds = [0, 60, 60]) {
+    const numRuns = isSoak ? mostRuns : mostRuns / 4;
     await fc.assert(
       fc.asyncProperty(searchArbitrary(ours, seconds), fc.boolean(), async (given, isOurs) => {
         const lines = isOurs ? ours : theirs;

@@ -25,7 +25,14 @@ export async function startService(kind: 'api' | 'worker', env: Record<string, s
   const child = spawn(process.execPath, [path.join(root, kind === 'api' ? 'src/main.ts' : 'jobs/main.ts')], {
     // Not the checkout, where a .env would be read.
     cwd: '/',
-    env: { PATH: process.env.PATH, JWT_SECRET: jwtSecret, PORT: '0', HOST: '127.0.0.1', ...env },
+    env: {
+      PATH: process.env.PATH,
+      NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,
+      JWT_SECRET: jwtSecret,
+      PORT: '0',
+      HOST: '127.0.0.1',
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';

@@ -1,5 +1,6 @@
 import path from 'node:path';
 import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
 
 // Every file has processes of its own, which would compile the same modules again.
 process.env.NODE_COMPILE_CACHE ??= path.join(import.meta.dirname, '.data/compile-cache');
@@ -11,11 +12,20 @@ const project = (name: string, groupOrder: number, more = {}) => ({
   test: { name, include: [`test/${name}/**/*.test.ts`], sequence: { groupOrder }, ...more },
 });
 
+/** What waits most begins first, so that no one file is left for the end. */
+class WaitingFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ project }: TestSpecification) => ['web', 'jobs', 'http'].indexOf(project.name) >>> 0;
+    return (await super.sort(files)).toSorted((a, b) => rank(a) - rank(b));
+  }
+}
+
 export default defineConfig({
   test: {
     globalSetup: 'test/support/setup.ts',
-    // Most of a test's time is spent waiting for the database.
-    maxWorkers: 3,
+    sequence: { sequencer: WaitingFirst },
+    // Most of a test's time is spent waiting for the database, or for other processes.
+    maxWorkers: 4,
     testTimeout: 60_000,
     // On a machine that has other things to do, too.
     expect: { poll: { timeout: 10_000 } },

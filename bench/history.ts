@@ -49,7 +49,7 @@ export const historyValue = (metric: number, host: number, tick: number) =>
   valueAt((metric + 1) * hosts + host, tick);
 
 /** Stores the history in order of time, rolls it up, and prints how fast. */
-export async function storeHistory(databaseUrl: string, history: History): Promise<void> {
+export async function storeHistory(databaseUrl: string, history: History, isRolledUp = true): Promise<void> {
   const sql = postgres(databaseUrl, { max: 1, onnotice: () => {} });
   try {
     const ids: number[][] = [];
@@ -99,6 +99,7 @@ export async function storeHistory(databaseUrl: string, history: History): Promi
     if (found!.count !== stored) throw new Error(`${found!.count} samples were stored, and not ${stored}`);
     console.log(`  stored ${stored} samples in ${seconds.toFixed(0)} s`);
     await sql`vacuum analyze obs.sample`;
+    if (!isRolledUp) return;
 
     const [license] = await sql<{ name: string }[]>`select current_setting('timescaledb.license') as name`;
     for (const { tier } of await sql<{ tier: string }[]>`select job.list_tiers() as tier`) {

@@ -80,7 +80,7 @@ const taskList: TaskList = {
   [countLogsTask]: countLogs(sql),
   purge_idempotency_keys: purgeIdempotencyKeys(sql),
   purge_jobs: purgeJobs(sql),
-  take_snapshots: takeSnapshots(sql),
+  take_snapshots: takeSnapshots(sql, log),
   database_metrics: recordDatabaseMetrics(sql, config.defaultOrg),
   refresh_tiers: refreshTiers(tierSql),
   drop_expired: dropExpired(tierSql),
@@ -186,7 +186,7 @@ const queueLog = new Logger((scope) => (level, message, meta) => {
 });
 
 const runners = new Set<Runner>();
-const jobMetrics = createJobMetrics(host);
+const jobMetrics = createJobMetrics(`${host}:${process.pid}`);
 const ending = new AbortController();
 let isStopping = false;
 

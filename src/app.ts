@@ -187,6 +187,8 @@ export function createApp(options: AppOptions): Observability {
   });
   app.use(
     secureHeaders({
+      // With no-referrer a browser says of its own forms' origin: null.
+      referrerPolicy: 'same-origin',
       xFrameOptions: 'DENY',
       strictTransportSecurity: config.tls ? 'max-age=31536000; includeSubDomains' : false,
       crossOriginOpenerPolicy: 'same-origin',

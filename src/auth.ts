@@ -54,11 +54,14 @@ export type AuthEnv = {
   };
 };
 
+/** Whether an org may be called so. */
+export function isOrgName(text: string): boolean {
+  return /^[^\p{Cc}\p{Cs}]{1,200}$/u.test(text);
+}
+
 const claimsSchema = z.object({
   sub: z.string().regex(/^[^\p{Cc}\p{Cs}]{1,255}$/u),
-  org_id: z
-    .union([z.string(), z.number().int().transform(String)])
-    .pipe(z.string().regex(/^[^\p{Cc}\p{Cs}]{1,200}$/u)),
+  org_id: z.union([z.string(), z.number().int().transform(String)]).pipe(z.string().refine(isOrgName)),
   role: z.string().optional(),
   roles: z.array(z.string()).optional(),
   permissions: z.array(z.string()).optional(),

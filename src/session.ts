@@ -25,7 +25,8 @@ export function beginSession(c: Context, token: string, expiresAt: number, isSec
     path: '/',
     httpOnly: true,
     secure: isSecure,
-    sameSite: 'Strict',
+    // Links to a page are followed from anywhere; what changes something is asked for by its own pages alone.
+    sameSite: 'Lax',
     maxAge: Math.max(1, Math.min(maxAgeSeconds, Math.floor((expiresAt - Date.now()) / 1000))),
   });
 }

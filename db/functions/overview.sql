@@ -87,59 +87,77 @@ declare
   _from constant timestamptz := _now - interval '5 minutes';
   _series_ids int[];
   _kinds int[];
+  _errors_per_second float8;
 begin
   -- What one org reports must not keep the snapshots of others waiting: the series that were made last stand for all.
-  select array_agg(s.id), array_agg(s.kind) into _series_ids, _kinds
+  -- Failures of a service are what its requests say, or else what it counts as errors.
+  select array_agg(k.id), array_agg(case when k.kind = 3 and k.says_failures then 4 else k.kind end) into _series_ids, _kinds
   from (
-    select s.id,
-      case
-        when s.name = 'http_errors_total' then 3
-        when coalesce(s.labels ->> 'status', s.labels ->> 'status_code', s.labels ->> 'code') ~ '^5' then 2
-        else 1
-      end as kind
-    from obs.series s
-    where s.org_id = _org_id and s.name in ('http_requests_total', 'http_errors_total')
-    order by s.id desc
-    limit 10000
-  ) s;
-  select
-    sum(a.value) filter (where a.group_number in (1, 2)),
-    100 * coalesce(sum(a.value) filter (where a.group_number = 2), sum(a.value) filter (where a.group_number = 3), 0)
-      / nullif(sum(a.value) filter (where a.group_number in (1, 2)), 0)
-  into requests_per_second, error_percentage
+    select s.id, s.kind, bool_or(s.kind = 2) over (partition by s.service_name) as says_failures
+    from (
+      select s.id, s.service_name,
+        case
+          when s.name = 'http_errors_total' then 3
+          when coalesce(s.labels ->> 'status', s.labels ->> 'status_code', s.labels ->> 'code') ~ '^5' then 2
+          else 1
+        end as kind
+      from obs.series s
+      where s.org_id = _org_id and s.name in ('http_requests_total', 'http_errors_total')
+      order by s.id desc
+      limit 10000
+    ) s
+  ) k;
+  select sum(a.value) filter (where a.group_number in (1, 2)), coalesce(sum(a.value) filter (where a.group_number in (2, 3)), 0)
+  into requests_per_second, _errors_per_second
   from lib.aggregate_samples(_series_ids, _kinds, _from, _now, 'rate', null, 'UTC') a;
+  -- Of figures that nothing real has, products and averages would be out of range.
+  if requests_per_second >= 1e12 or _errors_per_second >= 1e12 then
+    requests_per_second := null;
+  elsif requests_per_second > 1e-9 then
+    error_percentage := 100 * round(_errors_per_second::numeric / requests_per_second::numeric, 9);
+  end if;
 
   _series_ids := array(
     select s.id from obs.series s where s.org_id = _org_id and s.name = 'response_time_ms' order by s.id desc limit 10000
   );
   select a.value into reported_response_time_ms
-  from lib.aggregate_samples(_series_ids, array_fill(1, array[cardinality(_series_ids)]), _from, _now, 'avg', null, 'UTC') a;
+  from lib.aggregate_samples(_series_ids, array_fill(1, array[cardinality(_series_ids)]), _from, _now, 'avg', null, 'UTC') a
+  where abs(a.value) < 1e12;
 end
 $$;
 comment on function lib.measure_traffic is
   'What the services of an org report of the last five minutes: requests a second (rate of http_requests_total), how many percent of them failed '
-  '(those with a label status, status_code or code of 5xx, or else http_errors_total), the average of response_time_ms; null for what none reports. Of '
-  'more than 10,000 series the latest are read.';
+  '(those with a label status, status_code or code of 5xx; of a service without any what it counts as http_errors_total), the average of response_time_ms; '
+  'null for what none reports, and for 1e12 and more. Of more than 10,000 series the latest are read.';
 
-create function job.take_snapshot(_after_org_id int, _now timestamptz default now())
-returns int
+create function job.list_orgs()
+returns setof int
+language sql
+stable
+security definer
+set search_path = ''
+as $$
+  select o.id from obs.org o where o.erasing_since is null order by o.id
+$$;
+comment on function job.list_orgs is 'Ids of the orgs that are not being erased, in order.';
+
+create function job.take_snapshot(_org_id int, _now timestamptz default now())
+returns void
 language plpgsql
 volatile
 security definer
 set search_path = ''
 as $$
 declare
-  _org_id int;
   _taken_at timestamptz;
   _snapshot obs.system_snapshot;
 begin
-  select o.id into _org_id from obs.org o where o.id > _after_org_id and o.erasing_since is null order by o.id limit 1;
-  if not found or not pg_try_advisory_xact_lock(hashtext('obs.take_snapshot'), _org_id) then
-    return _org_id;
+  if not pg_try_advisory_xact_lock(hashtext('obs.take_snapshot'), _org_id) then
+    return;
   end if;
   select max(s.time) into _taken_at from obs.system_snapshot s where s.org_id = _org_id and s.time > _now - interval '1 day' and s.time <= _now;
   if _taken_at >= public.time_bucket(interval '1 minute', _now) then
-    return _org_id;
+    return;
   end if;
 
   _snapshot.time := _now;
@@ -165,11 +183,9 @@ begin
   then
     insert into obs.system_snapshot select _snapshot.*;
   end if;
-  return _org_id;
 end
 $$;
-comment on function job.take_snapshot is
-  'Takes this minute''s snapshot of the org with the next id after _after_org_id, unless another worker has; returns its id. To be called, from 0 on, until it returns null.';
+comment on function job.take_snapshot is 'Takes this minute''s snapshot of an org, unless another worker has, or the org has nothing.';
 
 create function lib.overview_trends(_org_id int, _now timestamptz)
 returns json
@@ -198,7 +214,8 @@ begin
       select
         coalesce(round((c.healthy_percentage - b.healthy_percentage)::numeric, 2), 0) as health_trend_percentage,
         coalesce(round((c.response_time_ms - b.response_time_ms)::numeric, 2), 0) as response_time_trend_ms,
-        coalesce(c.started_alerts - b.started_alerts, 0) as alert_trend_count,
+        -- A count of less than a whole day is none to compare with.
+        case when b.first_time < _now - interval '47 hours' then coalesce(c.started_alerts - b.started_alerts, 0) else 0 end as alert_trend_count,
         lib.rfc3339(b.first_time) as compared_since
       from (values (1)) as one (n)
       left join half c on c.is_current
@@ -209,7 +226,7 @@ end
 $$;
 comment on function lib.overview_trends is
   'What obs.system_snapshot tells of the last 24 hours against the 24 before: change of the average share of healthy services (percentage points) and of the '
-  'average response time, and how many more alerts began; 0 where there is nothing to compare. compared_since: the first snapshot of the 24 hours before, null for none.';
+  'average response time, and how many more alerts began; 0 where there is nothing to compare, for alerts not a whole day. compared_since: the first snapshot of the 24 hours before, null for none.';
 
 create function api.get_overview(_org_id int, _now timestamptz default now())
 returns text
@@ -291,7 +308,8 @@ begin
         order by m.time desc
         limit 1
       ) as m
-      where m.value - m.value = 0
+      -- No percentage: NaN, say, or what an average could not take.
+      where abs(m.value) < 1e6
     ),
     by_host as (
       select l.host,

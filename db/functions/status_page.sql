@@ -45,7 +45,7 @@ begin
       'status', case
         when bool_or(c.status = 'unhealthy') then 'unhealthy'
         when bool_or(c.status = 'degraded') then 'degraded'
-        when bool_or(c.status = 'healthy') then 'healthy'
+        when bool_and(c.status = 'healthy') then 'healthy'
         else 'unknown'
       end,
       'services', coalesce(json_agg(json_build_object(
@@ -62,5 +62,5 @@ begin
 end
 $$;
 comment on function api.get_status_page is
-  'What an org shows to everybody, as JSON text: of the services that it chose (settings: status_page), how each is, and its uptime of today (UTC) and the 89 days before. Null where the '
+  'What an org shows to everybody, as JSON text: of the services that it chose (settings: status_page), how each is, its description, and its uptime of today (UTC) and the 89 days before. Null where the '
   'org has no status page, is being erased, or is none. Says nothing of addresses, errors, or other services.';

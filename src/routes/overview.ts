@@ -125,6 +125,7 @@ const tags = ['Overview'];
 const notModified = { 304: { description: 'As the client has it: If-None-Match names its ETag' } };
 const streamIntervalMs = 5_000;
 const heartbeatMs = 15_000;
+const stalledMs = 30_000;
 
 export interface OverviewDependencies {
   sql: Sql;
@@ -219,26 +220,41 @@ export function overviewRoutes({ sql, hotAnswers, maxStreams, ending }: Overview
         throw unavailable('too_many_streams', 'As many streams are open as may be. Try again later.');
       const { mayStill } = c.var;
       const compute = computeOverview(orgId);
+      // Counted before anything is waited for: whoever asks meanwhile is to see it.
+      adjust(streams, orgId, 1);
       // Its errors are answers still.
-      let answer = await hotAnswers.get(orgId, 'overview', compute);
+      let answer = await hotAnswers.get(orgId, 'overview', compute).catch((error) => {
+        adjust(streams, orgId, -1);
+        throw error;
+      });
+      // Who has waited too long has been told so, and reads nothing more.
+      if (c.finalized) {
+        adjust(streams, orgId, -1);
+        throw unavailable('database_unavailable', 'The database does not answer.');
+      }
       // A stream is no query under way.
       c.var.leave?.();
-      adjust(streams, orgId, 1);
       c.header('X-Accel-Buffering', 'no');
       const streamed = streamSSE(c, async (stream) => {
         const ended = new AbortController();
         const isOver = AbortSignal.any([ending, ended.signal]);
         stream.onAbort(() => ended.abort());
+        // Who does not read what is written is not waited for.
+        const isWritten = (written: Promise<unknown>) =>
+          Promise.race([
+            written.then(() => true),
+            sleep(stalledMs, false, { signal: isOver, ref: false }).catch(() => false),
+          ]);
         try {
           let sent: string | undefined;
           let saidAt = Date.now();
           while (!isOver.aborted) {
             if (answer.etag !== sent) {
-              await stream.writeSSE({ event: 'overview', data: answer.body });
+              if (!(await isWritten(stream.writeSSE({ event: 'overview', data: answer.body })))) break;
               sent = answer.etag;
               saidAt = Date.now();
             } else if (Date.now() - saidAt >= heartbeatMs) {
-              await stream.write(': still here\n\n');
+              if (!(await isWritten(stream.write(': still here\n\n')))) break;
               saidAt = Date.now();
             }
             await sleep(streamIntervalMs, undefined, { signal: isOver }).catch(() => {});

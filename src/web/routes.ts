@@ -2,11 +2,13 @@
 import type { OpenAPIHono } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import { html } from 'hono/html';
+import { LRUCache } from 'lru-cache';
 import type { AuthEnv, Authenticator } from '../auth.ts';
-import { Unauthorized } from '../auth.ts';
+import { isOrgName, Unauthorized } from '../auth.ts';
 import type { Config } from '../config.ts';
 import type { Sql } from '../db.ts';
-import { Problem } from '../errors.ts';
+import { Problem, unavailable } from '../errors.ts';
+import { readBody } from '../request.ts';
 import { beginSession, endSession, maxTokenLength, requireSameOrigin, sessionToken } from '../session.ts';
 import { findAsset } from './assets.ts';
 import { type Answer, failure, type Html, type Part, page, publicPage } from './layout.ts';
@@ -68,6 +70,8 @@ export interface WebDependencies {
 
 // Status pages are for everybody, and so is asking for them.
 const statusPageMs = 15_000;
+const mostStatusLookups = 2;
+const mostFormBytes = 16_384;
 
 export function addPages<E extends AuthEnv>(
   app: OpenAPIHono<E>,
@@ -91,14 +95,17 @@ export function addPages<E extends AuthEnv>(
     });
   });
 
-  app.get('/signin', (c) => show(c, signIn()));
+  // Another site's link must not put whoever follows it into a session of another's: who was not sent by one signs in at once.
+  app.get('/signin', (c) =>
+    show(c, signIn({ isAtOnce: ['none', 'same-origin'].includes(c.req.header('Sec-Fetch-Site') ?? '') })),
+  );
 
   app.post('/signin', async (c) => {
     requireSameOrigin(c);
-    const form = await c.req.parseBody();
-    const token = String(form.token ?? '').trim();
-    const next = String(form.next ?? '/');
-    const refuse = (why: string) => show(c, signIn(why, next), 401);
+    const form = new URLSearchParams((await readBody(c, mostFormBytes)).toString());
+    const token = (form.get('token') ?? '').trim();
+    const next = form.get('next') ?? '/';
+    const refuse = (problem: string) => show(c, signIn({ problem, next }), 401);
     if (token === '') return refuse('A token is required.');
     if (token.length > maxTokenLength)
       return refuse(`The token is longer than ${maxTokenLength} characters, which a browser does not keep.`);
@@ -109,8 +116,7 @@ export function addPages<E extends AuthEnv>(
       if (error instanceof Problem) return refuse(error.message);
       throw error;
     }
-    // To a page of this service and nowhere else.
-    return c.redirect(/^\/(?![/\\])/.test(next) ? next : '/', 303);
+    return c.redirect(ownPath(next), 303);
   });
 
   app.post('/signout', (c) => {
@@ -120,21 +126,28 @@ export function addPages<E extends AuthEnv>(
   });
 
   // Kept by name of the org, whether it has one or not, so that whoever asks costs the database nothing more.
-  const statusPages = new Map<string, { until: number; body: Promise<string | null> }>();
-  async function findStatusPage(org: string): Promise<string | null> {
-    const known = statusPages.get(org);
-    if (known && known.until > Date.now()) return known.body;
-    if (statusPages.size > 10_000) statusPages.clear();
-    const body = sql<{ page: string | null }[]>`select api.get_status_page(${org}) as page`.then(
-      (rows) => rows[0]!.page,
-    );
-    statusPages.set(org, { until: Date.now() + statusPageMs, body });
-    body.catch(() => statusPages.delete(org));
-    return body;
-  }
+  let lookups = 0;
+  const statusPages = new LRUCache<string, { page: string | null }>({
+    max: 10_000,
+    ttl: statusPageMs,
+    // Those that ask at once wait for one answer.
+    async fetchMethod(org) {
+      // Names that nobody has cost connections that others wait for.
+      if (lookups >= mostStatusLookups)
+        throw unavailable('busy', 'Too many status pages are asked for at once. Try again.');
+      lookups++;
+      try {
+        const [row] = await sql<{ page: string | null }[]>`select api.get_status_page(${org}) as page`;
+        return { page: row!.page };
+      } finally {
+        lookups--;
+      }
+    },
+  });
 
   app.get('/status/:org', async (c) => {
-    const found = await findStatusPage(c.req.param('org'));
+    const org = c.req.param('org');
+    const found = isOrgName(org) ? (await statusPages.fetch(org))!.page : null;
     if (!found)
       return show(
         c,
@@ -148,14 +161,14 @@ export function addPages<E extends AuthEnv>(
   for (const [pattern, render] of Object.entries(pages)) {
     app.get(pattern, async (c) => {
       const token = sessionToken(c);
-      if (!token) return show(c, signIn(undefined, pathOf(c)));
+      if (!token) return show(c, signIn({ next: pathOf(c) }));
       let principal: Awaited<ReturnType<Authenticator['authenticate']>>;
       try {
         principal = await authenticator.authenticate(token);
       } catch (error) {
         if (!(error instanceof Unauthorized)) throw error;
         endSession(c);
-        return show(c, signIn(error.message, pathOf(c)));
+        return show(c, signIn({ problem: error.message, next: pathOf(c) }));
       }
       const view: View = {
         org: principal.org,
@@ -200,14 +213,31 @@ function pathOf(c: Context): string {
   return pathname + search;
 }
 
-function signIn(problem?: string, next = '/'): Html {
+// To a page of this service and nowhere else.
+function ownPath(next: string): string {
+  const base = 'http://here';
+  if (!URL.canParse(next, base)) return '/';
+  const { origin, pathname, search } = new URL(next, base);
+  return origin === base && !pathname.startsWith('//') ? pathname + search : '/';
+}
+
+/** isAtOnce: a link that carries a token signs in without being asked. */
+function signIn({
+  problem,
+  next = '/',
+  isAtOnce = false,
+}: {
+  problem?: string;
+  next?: string;
+  isAtOnce?: boolean;
+} = {}): Html {
   return publicPage(
     'Sign in',
     ['signin'],
     html`<div class="signin">
 <h1>LiftOS <span>Observability</span></h1>
 ${problem ? failure(problem) : ''}
-<form method="post" action="/signin">
+<form method="post" action="/signin"${isAtOnce ? html` data-at-once` : ''}>
 <input type="hidden" name="next" value="${next}">
 <label for="token">Token</label>
 <textarea id="token" name="token" rows="4" required autocomplete="off" spellcheck="false" placeholder="eyJ… or obs_…"></textarea>

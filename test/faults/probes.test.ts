@@ -11,7 +11,7 @@ import { isSoak } from '../support/soak.ts';
 
 const fleet: Fleet = isSoak
   ? { services: 1000, intervalSeconds: 10, seconds: 300, killsOne: true }
-  : { services: 200, intervalSeconds: 5, seconds: 30, killsOne: true };
+  : { services: 100, intervalSeconds: 5, seconds: 20, killsOne: true };
 
 let url: string;
 let sql: postgres.Sql;

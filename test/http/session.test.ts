@@ -23,7 +23,7 @@ describe('signing in', () => {
     expect([answer.status, answer.headers.get('Location')]).toEqual([303, '/']);
     const cookie = answer.headers.get('Set-Cookie')!;
     expect(cookie).toMatch(/; HttpOnly/);
-    expect(cookie).toMatch(/; SameSite=Strict/);
+    expect(cookie).toMatch(/; SameSite=Lax/);
     expect(cookie).toMatch(/; Path=\//);
     const maxAge = Number(/Max-Age=(\d+)/.exec(cookie)![1]);
     expect(maxAge).toBeGreaterThan(3500);
@@ -49,8 +49,47 @@ describe('signing in', () => {
       ['//evil.test/', '/'],
       ['/\\evil.test/', '/'],
       ['https://evil.test/', '/'],
+      ['/\t/evil.test/', '/'],
+      ['/.//evil.test/', '/'],
+      ['not a path', '/not%20a%20path'],
     ] as const)
       expect((await signIn(token, own(), next)).headers.get('Location')).toBe(location);
+  });
+
+  test('takes a form, and none that is larger than a token', async () => {
+    const post = (body: URLSearchParams | FormData | string) =>
+      fetch(`${api.url}/signin`, { method: 'POST', redirect: 'manual', headers: own(), body });
+    expect((await post(new URLSearchParams({ token: 'x'.repeat(20_000) }))).status).toBe(413);
+    const chunks = new ReadableStream({
+      pull(controller) {
+        controller.enqueue(Buffer.alloc(65_536, 'x'));
+      },
+    });
+    const endless = await fetch(`${api.url}/signin`, {
+      method: 'POST',
+      headers: own(),
+      body: chunks,
+      duplex: 'half',
+    } as RequestInit).catch((error) => error);
+    // Refused; the connection may be closed before the answer is read.
+    if (endless instanceof Response) expect(endless.status).toBe(413);
+    const multipart = new FormData();
+    multipart.set('token', await signToken());
+    expect((await post(multipart)).status).toBe(401);
+    expect((await post('%%%')).status).toBe(401);
+  });
+
+  test('by a link happens at once for who was not sent by another site, and else when asked for', async () => {
+    for (const [site, isAtOnce] of [
+      ['none', true],
+      ['same-origin', true],
+      ['same-site', false],
+      ['cross-site', false],
+      [undefined, false],
+    ] as const) {
+      const page = await (await get('/signin', site ? { 'Sec-Fetch-Site': site } : {})).text();
+      expect(page.includes('data-at-once'), site).toBe(isAtOnce);
+    }
   });
 
   test('by a page of another site is refused', async () => {

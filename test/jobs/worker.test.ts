@@ -1,31 +1,38 @@
 // The worker as a real process: what it records, with one or two of it, and when its connections are cut.
 import os from 'node:os';
-import { afterEach, expect, test } from 'vitest';
+import postgres from 'postgres';
+import { expect, inject, type onTestFinished as onFinished, test } from 'vitest';
 import { intervalMs, readHostMetrics } from '../../jobs/host_metrics.ts';
-import { useDatabase } from '../support/database.ts';
-import { type Service, startService } from '../support/process.ts';
+import { cloneDatabase } from '../support/database.ts';
+import { startService } from '../support/process.ts';
 
-const database = useDatabase();
-const running: Service[] = [];
-const startWorker = async () => {
-  const worker = await startService('worker', {
-    DATABASE_URL: database.url,
-    DEFAULT_ORG: 'home',
-    LOG_LEVEL: 'info',
-  });
-  running.push(worker);
-  return worker;
-};
-afterEach(async () => {
-  for (const worker of running.splice(0)) if (worker.child.exitCode === null) await worker.stop();
-});
-
-/** Of hosts: what else the service says of itself has no label host. */
-const observed = async () =>
-  await database.sql<{ name: string; labels: { host: string }; org: string; time: Date; value: number }[]>`
-    select s.name, s.labels, o.external_id as org, m.time, m.value
-    from obs.sample m join obs.series s on s.id = m.series_id join obs.org o on o.id = s.org_id
-    where s.labels ? 'host' order by m.time`;
+/** A database of a test's own, so that those that wait can do so side by side, and workers of it. */
+async function prepare(onTestFinished: typeof onFinished) {
+  const url = await cloneDatabase(inject('server'));
+  const sql = postgres(url, { max: 5, onnotice: () => {} });
+  onTestFinished(() => sql.end({ timeout: 5 }));
+  return {
+    url,
+    sql,
+    async startWorker() {
+      const worker = await startService('worker', {
+        DATABASE_URL: url,
+        DEFAULT_ORG: 'home',
+        LOG_LEVEL: 'info',
+      });
+      onTestFinished(async () => {
+        if (worker.child.exitCode === null) await worker.stop();
+      });
+      return worker;
+    },
+    /** Of hosts: what else the service says of itself has no label host. */
+    observed: () =>
+      sql<{ name: string; labels: { host: string }; org: string; time: Date; value: number }[]>`
+        select s.name, s.labels, o.external_id as org, m.time, m.value
+        from obs.sample m join obs.series s on s.id = m.series_id join obs.org o on o.id = s.org_id
+        where s.labels ? 'host' order by m.time`,
+  };
+}
 
 test('the host reads as percentages and a load', async () => {
   const metrics = await readHostMetrics('h');
@@ -42,7 +49,10 @@ test('the host reads as percentages and a load', async () => {
   }
 });
 
-test('right after it starts the host is observed, as metrics of the default org', async () => {
+test('right after it starts the host is observed, as metrics of the default org', async ({
+  onTestFinished,
+}) => {
+  const { startWorker, observed } = await prepare(onTestFinished);
   const worker = await startWorker();
   // The next slot may begin at the same moment.
   await expect.poll(async () => (await observed()).length, { timeout: 10_000 }).toBeGreaterThanOrEqual(4);
@@ -50,12 +60,15 @@ test('right after it starts the host is observed, as metrics of the default org'
   expect(await worker.stop()).toBe(0);
 });
 
-test('two workers observe a host once a slot, and go on when every connection is cut', {
+test.concurrent('two workers observe a host once a slot, and go on when every connection is cut', {
   timeout: 90_000,
-}, async () => {
+}, async ({ expect, onTestFinished }) => {
+  const { sql, startWorker, observed } = await prepare(onTestFinished);
   await Promise.all([startWorker(), startWorker()]);
+  // Each says at its start how the host is, before slots count.
+  await expect.poll(async () => (await observed()).length, { timeout: 20_000 }).toBeGreaterThan(0);
   await new Promise((resolve) => setTimeout(resolve, 500));
-  await database.sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename in ('obs_worker', 'obs_queue')`;
+  await sql`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and usename in ('obs_worker', 'obs_queue')`;
   const since = Date.now();
   const slots = async () =>
     (await observed())
@@ -69,13 +82,16 @@ test('two workers observe a host once a slot, and go on when every connection is
   expect(Math.max(...seen) - Math.min(...seen), String(seen)).toBe(seen.length - 1);
 });
 
-test('API, worker and database are metrics of the default org, too', { timeout: 150_000 }, async () => {
+test.concurrent('API, worker and database are metrics of the default org, too', {
+  timeout: 150_000,
+}, async ({ expect, onTestFinished }) => {
+  const { url, sql, startWorker } = await prepare(onTestFinished);
   await startWorker();
-  const api = await startService('api', { DATABASE_URL: database.url, DEFAULT_ORG: 'home' });
+  const api = await startService('api', { DATABASE_URL: url, DEFAULT_ORG: 'home' });
   try {
     const names = async () => {
       await fetch(`${api.url}/health`);
-      const rows = await database.sql<{ name: string }[]>`
+      const rows = await sql<{ name: string }[]>`
         select distinct s.name
         from obs.series s join obs.org o on o.id = s.org_id join obs.sample m on m.series_id = s.id
         where o.external_id = 'home' and s.service_name = 'liftos-observability' order by s.name`;
@@ -108,16 +124,20 @@ test('API, worker and database are metrics of the default org, too', { timeout: 
       );
     // With the next minute.
     const snapshots = () =>
-      database.sql`select from obs.system_snapshot s join obs.org o on o.id = s.org_id where o.external_id = 'home'`;
+      sql`select from obs.system_snapshot s join obs.org o on o.id = s.org_id where o.external_id = 'home'`;
     await expect.poll(async () => (await snapshots()).length, { timeout: 70_000 }).toBeGreaterThan(0);
   } finally {
     await api.stop();
   }
 });
 
-test('a lost job is put back within a minute', { timeout: 90_000 }, async () => {
+test.concurrent('a lost job is put back within a minute', { timeout: 90_000 }, async ({
+  expect,
+  onTestFinished,
+}) => {
+  const { sql, startWorker, observed } = await prepare(onTestFinished);
   await startWorker();
-  await database.sql`delete from graphile_worker._private_jobs where locked_at is null`;
+  await sql`delete from graphile_worker._private_jobs where locked_at is null`;
   const before = (await observed()).length;
   await expect
     .poll(async () => (await observed()).length, { timeout: 80_000, interval: 1000 })

@@ -195,16 +195,9 @@ describe('an overview', () => {
 describe('snapshots', () => {
   let orgs: number[];
   const takeAll = async (at: Date) => {
-    const taken: number[] = [];
-    let after = 0;
-    for (;;) {
-      const [row] = await database.sql<
-        { id: number | null }[]
-      >`select job.take_snapshot(${after}, ${at}) as id`;
-      if (row!.id === null) return taken;
-      taken.push(row!.id);
-      after = row!.id;
-    }
+    const listed = (await database.sql<{ id: number }[]>`select job.list_orgs() as id`).map(({ id }) => id);
+    for (const id of listed) await database.sql`select job.take_snapshot(${id}, ${at})`;
+    return listed;
   };
   const snapshots = (orgId: number) =>
     database.sql`select * from obs.system_snapshot where org_id = ${orgId} order by time`;
@@ -289,6 +282,62 @@ describe('snapshots', () => {
       ]);
     await takeAll(now);
     expect((await snapshots(other))[0]!.error_percentage).toBeCloseTo(5, 5);
+
+    // Of one service in one way, of another in the other; what says both is not counted twice.
+    const both = await orgOf('reporting both');
+    for (const [service_name, name, labels, step] of [
+      ['a', 'http_requests_total', { status: '200' }, 90],
+      ['a', 'http_requests_total', { status: '500' }, 10],
+      ['a', 'http_errors_total', {}, 10],
+      ['b', 'http_requests_total', {}, 100],
+      ['b', 'http_errors_total', {}, 20],
+    ] as const)
+      await sampleOf(both, { name, service_name, labels }, [
+        [at(3), 0],
+        [at(2), step],
+        [at(1), 2 * step],
+      ]);
+    await takeAll(now);
+    expect((await snapshots(both))[0]!.error_percentage).toBeCloseTo(15, 5);
+  });
+
+  test('are taken of whatever figures clients send, and so are overviews', async () => {
+    const id = await orgOf('hostile');
+    const extremes = [0, 1e300, -1e300, 1e-300, 1e-10, 1e200];
+    for (const [i, name] of [
+      'http_requests_total',
+      'http_errors_total',
+      'response_time_ms',
+      'cpu_usage',
+    ].entries())
+      for (const [j, first] of extremes.entries())
+        await sampleOf(id, { name, service_name: `${i % 2}`, labels: { host: `h${j}` } }, [
+          [minutesAgo(3), first],
+          [minutesAgo(2), extremes[(j + 1) % extremes.length]!],
+          [minutesAgo(1), extremes[(j + 3) % extremes.length]!],
+        ]);
+    await takeAll(now);
+    expect((await dashboardOf(id)).resource_utilization.hosts.length).toBeLessThanOrEqual(extremes.length);
+    expect(await overviewOf(id)).toMatchObject({ system_health: 'unknown' });
+    // Each pair alone: requests that hardly are, errors that are many.
+    for (const [requests, errors] of [
+      [1e-10, 1e300],
+      [1e-300, 1e-300],
+      [1e300, 1],
+      [1, 1e-300],
+    ] as const) {
+      const pair = await orgOf(`hostile ${requests} ${errors}`);
+      for (const [name, step] of [
+        ['http_requests_total', requests],
+        ['http_errors_total', errors],
+      ] as const)
+        await sampleOf(pair, { name, service_name: 'a', labels: {} }, [
+          [minutesAgo(2), 0],
+          [minutesAgo(1), step],
+        ]);
+      await database.sql`select job.take_snapshot(${pair}, ${now})`;
+      expect((await dashboardOf(pair)).performance_trends.times.length).toBeLessThanOrEqual(1);
+    }
   });
 
   test('are dropped with their retention, and shown no longer than the org keeps anything', async () => {

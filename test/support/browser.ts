@@ -39,6 +39,8 @@ export function useBrowser(): TestBrowser {
         '--disable-background-networking',
         '--disable-component-update',
         '--disable-sync',
+        // A name that a browser does not trust as it does an address of its own machine.
+        '--host-resolver-rules=MAP obs.test 127.0.0.1',
       ],
     });
   });

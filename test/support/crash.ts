@@ -1,6 +1,6 @@
 // A database server that a test may kill: an embedded one of its own. The server of DATABASE_URL is crashed
 // instead when CRASH_DATABASE_SERVER=true says that it is there for that.
-import { mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import postgres from 'postgres';
@@ -8,6 +8,7 @@ import { afterAll, beforeAll } from 'vitest';
 import { embeddedObstacle, embeddedPid, startEmbedded, stopEmbedded } from '../../db/server/embedded.ts';
 import { dataFolder } from '../../db/server/find.ts';
 import { cloneDatabase, createTemplate, dropDatabases, type TestServer } from './database.ts';
+import { freePort } from './process.ts';
 
 export interface CrashableDatabase {
   /** A migrated database on the server. */
@@ -37,6 +38,8 @@ export function useCrashableDatabase(): CrashableDatabase {
       server = await createTemplate(url);
     } else {
       mkdirSync(folder, { recursive: true });
+      // Two that begin at once must not choose the same.
+      writeFileSync(path.join(folder, 'port'), `${await freePort()}\n`);
       const start = () => startEmbedded(folder, () => {}, { shared_buffers: '256MB' });
       Object.assign(database, {
         async crash() {

@@ -69,7 +69,14 @@ const mostPoints = 10_000;
 // What of a step that is not over yet is less than it will be.
 const growing = new Set(['sum', 'count', 'rate', 'increase']);
 const named: Record<string, string> = { good: '--good', warn: '--warn', bad: '--bad', plain: '--line-1' };
-const drawn = new Map<HTMLElement, { plot: uPlotType; spec: ChartSpec; lines: Lines }>();
+interface Figure {
+  spec: ChartSpec;
+  /** Where there was something to draw. */
+  plot?: uPlotType;
+  lines?: Lines;
+}
+
+const figures = new Map<HTMLElement, Figure>();
 
 export function format(value: number | null | undefined, unit: string): string {
   if (value === null || value === undefined) return '–';
@@ -87,14 +94,22 @@ export async function draw(
   spec: ChartSpec = JSON.parse(figure.dataset.chart!),
 ): Promise<void> {
   const place = figure.querySelector<HTMLElement>('.plot')!;
+  const known = figures.get(figure);
+  figures.set(figure, { ...known, spec });
+  // Of two that are under way the one that was asked for last counts.
+  const isCurrent = () => figures.get(figure)?.spec === spec;
   try {
     if (!spec.times) place.classList.add('loading');
     const lines = spec.times ? { times: spec.times, lines: spec.lines! } : await load(spec);
+    if (!isCurrent()) return;
     place.classList.remove('loading');
     render(figure, place, spec, extended(spec, lines));
   } catch (error) {
+    if (!isCurrent()) return;
     place.classList.remove('loading');
-    forget(figure);
+    figures.get(figure)?.plot?.destroy();
+    // It is tried again when charts follow the clock.
+    figures.set(figure, { spec });
     place.textContent = error instanceof ApiError ? error.message : String(error);
     place.classList.add('failure');
   }
@@ -203,13 +218,9 @@ function extended({ forecast = [], anomalies = [] }: ChartSpec, { times, lines, 
   };
 }
 
-function forget(figure: HTMLElement) {
-  drawn.get(figure)?.plot.destroy();
-  drawn.delete(figure);
-}
-
 function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines: Lines) {
-  forget(figure);
+  figures.get(figure)?.plot?.destroy();
+  figures.set(figure, { spec });
   place.replaceChildren();
   place.classList.remove('failure', 'empty');
   const isEmpty = lines.lines.every(({ values }) =>
@@ -317,7 +328,7 @@ function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines:
     place,
   );
   place.style.color = '';
-  drawn.set(figure, { plot, spec, lines });
+  figures.set(figure, { spec, plot, lines });
   reading.replaceChildren(...read(spec, lines, colors, null));
   const lead = (i: number | null | undefined) => {
     if (i === null || i === undefined) return;
@@ -439,10 +450,9 @@ const seen = new IntersectionObserver(
 );
 const resized = new ResizeObserver((entries) => {
   for (const { target } of entries) {
-    const known = drawn.get(target.closest('figure')!);
+    const plot = figures.get(target.closest('figure')!)?.plot;
     const width = Math.max(200, target.clientWidth);
-    if (known && known.plot.width !== width)
-      known.plot.setSize({ width, height: target.clientHeight || 160 });
+    if (plot && plot.width !== width) plot.setSize({ width, height: target.clientHeight || 160 });
   }
 });
 
@@ -455,8 +465,8 @@ export function watchCharts(root: ParentNode): void {
 
 const redraw = () => {
   // Of a copy: each is taken out and put in again, and would come up for ever.
-  for (const [figure, { spec, lines }] of [...drawn])
-    render(figure, figure.querySelector('.plot')!, spec, lines);
+  for (const [figure, { spec, lines }] of [...figures])
+    if (lines) render(figure, figure.querySelector('.plot')!, spec, lines);
 };
 document.addEventListener('theme', redraw);
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw);
@@ -464,11 +474,22 @@ watchCharts(document);
 
 // What the page brought has changed.
 document.addEventListener('chart', ({ target }) => {
-  if (drawn.has(target as HTMLElement)) void draw(target as HTMLElement);
+  if (figures.has(target as HTMLElement)) void draw(target as HTMLElement);
 });
+
+/** Whether somebody looks at a part of it: that is not taken away. */
+function isZoomed({ data, scales }: uPlotType): boolean {
+  const { min, max } = scales.x!;
+  return min! > data[0][0]! || max! < data[0].at(-1)!;
+}
 
 // Charts follow the clock.
 setInterval(() => {
   if (document.visibilityState !== 'visible') return;
-  for (const [figure, { spec }] of drawn) if (spec.range && !spec.range.end) void draw(figure, spec);
+  for (const [figure, { spec, plot }] of [...figures]) {
+    if (!figure.isConnected) {
+      plot?.destroy();
+      figures.delete(figure);
+    } else if (spec.range && !spec.range.end && !(plot && isZoomed(plot))) void draw(figure, { ...spec });
+  }
 }, 60_000);

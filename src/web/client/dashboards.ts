@@ -25,12 +25,18 @@ document.querySelector<HTMLFormElement>('[data-new-dashboard]')?.addEventListene
   }
 });
 
+let isSaving = false;
+
 async function save(panels: Panel[]) {
+  // The page is shown anew in a moment; what is clicked till then is of panels as they were.
+  if (isSaving) return;
+  isSaving = true;
   try {
     await ask('PATCH', `/api/v1/dashboards/${dashboard!.id}`, { panels });
     location.reload();
   } catch (error) {
     showProblem(document.body, error);
+    isSaving = false;
   }
 }
 

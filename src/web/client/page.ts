@@ -92,6 +92,16 @@ export async function refresh(): Promise<void> {
 
 const lastSeen = new WeakMap<Element, string>();
 
+/** A part as the server wrote it, with times in UTC. */
+function written(part: Element): string {
+  const copy = part.cloneNode(true) as Element;
+  for (const time of copy.querySelectorAll('time')) time.textContent = time.title;
+  return copy.innerHTML;
+}
+
+// As it was served.
+for (const part of document.querySelectorAll('[data-live]')) lastSeen.set(part, written(part));
+
 async function load() {
   if (!document.querySelector('[data-live]')) return;
   let text: string;
@@ -107,17 +117,26 @@ async function load() {
   refreshedAt = Date.now();
   // Signed out meanwhile.
   if (!now.querySelector('[data-live-state]')) return location.reload();
-  for (const figure of document.querySelectorAll<HTMLElement>('figure[data-chart]')) {
-    const label = figure.querySelector('.plot')?.getAttribute('aria-label') ?? '';
-    const fresh = now.querySelector(`figure[data-chart]:has(.plot[aria-label="${CSS.escape(label)}"])`);
-    const spec = fresh?.getAttribute('data-chart');
-    if (!spec || spec === figure.dataset.chart) continue;
-    figure.dataset.chart = spec;
-    figure.dispatchEvent(new CustomEvent('chart', { bubbles: true }));
-  }
+  // Somebody has arranged its panels otherwise.
+  const layoutOf = (page: Document) => page.querySelector('[data-layout]')?.getAttribute('data-layout');
+  if (layoutOf(now) && layoutOf(now) !== layoutOf(document)) return location.reload();
+  const labelOf = (figure: Element) => figure.querySelector('.plot')?.getAttribute('aria-label');
+  // Of one name there may be several: then they are told apart by their order.
+  const figures = (page: Document) =>
+    Map.groupBy(page.querySelectorAll<HTMLElement>('figure[data-chart]'), labelOf);
+  const fresh = figures(now);
+  for (const [label, shown] of figures(document))
+    for (const [i, figure] of shown.entries()) {
+      const spec = fresh.get(label)?.[i]?.getAttribute('data-chart');
+      if (!spec || spec === figure.dataset.chart) continue;
+      figure.dataset.chart = spec;
+      figure.dispatchEvent(new CustomEvent('chart', { bubbles: true }));
+    }
   for (const shown of document.querySelectorAll('[data-live]')) {
     const fresh = now.querySelector(`[data-live="${CSS.escape(shown.getAttribute('data-live')!)}"]`);
     if (!fresh || lastSeen.get(shown) === fresh.innerHTML) continue;
+    // What is typed, or looked at more closely, is not taken away.
+    if (shown.querySelector('input:focus, textarea:focus, select:focus, details[open]')) continue;
     if (shown.contains(document.activeElement) && document.activeElement !== document.body) {
       const label = document.activeElement!.getAttribute('aria-label');
       const href = document.activeElement!.getAttribute('href');
@@ -140,39 +159,62 @@ function replace(shown: Element, fresh: Element) {
   showTimes(shown);
 }
 
+let source: EventSource | undefined;
+let wasImportant: string | undefined;
+
+/** Of an overview what is worth to show the page anew at once: not that a probe took longer than the one before. */
+function importantOf(overview: string): string {
+  const { avg_response_time_ms: _, uptime_percentage: __, trends: ___, ...rest } = JSON.parse(overview);
+  return JSON.stringify(rest);
+}
+
 function follow(attempt = 0) {
   const state = document.querySelector<HTMLElement>('[data-live-state]');
-  if (!state) return;
+  if (!state || source) return;
   const say = (name: string, text: string) => {
     if (state.dataset.liveState === name) return;
     state.dataset.liveState = name;
     state.querySelector('.live-text')!.textContent = text;
   };
-  const source = new EventSource('/api/v1/overview/stream');
-  let isFirst = true;
-  source.addEventListener('open', () => {
+  const opened = new EventSource('/api/v1/overview/stream');
+  source = opened;
+  opened.addEventListener('open', () => {
     attempt = 0;
     say('on', 'live');
   });
-  source.addEventListener('overview', () => {
-    document.dispatchEvent(new CustomEvent('overview'));
-    // The page was rendered a moment ago with the same.
-    if (isFirst && Date.now() - refreshedAt < 10_000) isFirst = false;
-    else if (document.visibilityState === 'visible') void refresh();
+  opened.addEventListener('overview', ({ data }) => {
+    const important = importantOf(data);
+    const isKnown = important === wasImportant;
+    // The page was rendered a moment ago with the first.
+    const isFirst = wasImportant === undefined && Date.now() - refreshedAt < 2_000;
+    wasImportant = important;
+    if (!isKnown && !isFirst) void refresh();
   });
-  source.addEventListener('error', () => {
+  opened.addEventListener('error', () => {
     say('off', 'not connected');
     // It tries again by itself, unless it was refused.
-    if (source.readyState !== EventSource.CLOSED) return;
-    source.close();
-    setTimeout(() => follow(attempt + 1), reconnectMs[Math.min(attempt, reconnectMs.length - 1)]);
+    if (opened.readyState !== EventSource.CLOSED || source !== opened) return;
+    source = undefined;
+    setTimeout(
+      () => {
+        if (document.visibilityState === 'visible') follow(attempt + 1);
+      },
+      reconnectMs[Math.min(attempt, reconnectMs.length - 1)],
+    );
   });
 }
 
 addEventListener('visibilitychange', () => {
-  if (document.visibilityState === 'visible' && Date.now() - refreshedAt > refreshMs) void refresh();
+  if (document.visibilityState === 'visible') {
+    follow();
+    if (Date.now() - refreshedAt > refreshMs) void refresh();
+    return;
+  }
+  // A browser has six connections for all tabs of a site: those that nobody sees leave theirs to others.
+  source?.close();
+  source = undefined;
 });
 setInterval(() => {
   if (document.visibilityState === 'visible' && Date.now() - refreshedAt >= refreshMs) void refresh();
 }, refreshMs / 2);
-follow();
+if (document.visibilityState === 'visible') follow();

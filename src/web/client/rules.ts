@@ -8,7 +8,7 @@ const form = document.querySelector<HTMLFormElement>('[data-rule-form]')!;
 const expression = form.elements.namedItem('expression') as HTMLTextAreaElement;
 const state = document.querySelector<HTMLElement>('[data-expression-state]')!;
 const result = document.querySelector<HTMLElement>('[data-replay-result]')!;
-const { id } = pageData<{ id?: string }>('rule');
+const { id, annotations } = pageData<{ id?: string; annotations: Record<string, string> }>('rule');
 
 function parse() {
   state.classList.remove('bad', 'good');
@@ -45,7 +45,13 @@ form.addEventListener('submit', async (event) => {
   event.preventDefault();
   const data = new FormData(form);
   const summary = String(data.get('summary') ?? '');
-  const body = { ...fields(), enabled: data.has('enabled'), annotations: summary ? { summary } : {} };
+  // Of its annotations the form has one; the others stay as they are.
+  const { summary: _, ...others } = annotations;
+  const body = {
+    ...fields(),
+    enabled: data.has('enabled'),
+    annotations: summary ? { ...others, summary } : others,
+  };
   try {
     const rule = await ask<{ id: string }>(
       id ? 'PATCH' : 'POST',
@@ -136,7 +142,7 @@ form.querySelector('[data-replay]')!.addEventListener('click', async () => {
       await draw(figure, {
         label: selector.metric,
         unit: '',
-        range: { hours: 24 },
+        range: { hours: 24, end },
         queries: [
           {
             metric_name: selector.metric,

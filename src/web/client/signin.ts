@@ -4,5 +4,5 @@ const token = new URLSearchParams(location.hash.slice(1)).get('token');
 if (form && token) {
   history.replaceState(null, '', location.pathname);
   form.querySelector<HTMLTextAreaElement>('textarea')!.value = token;
-  form.requestSubmit();
+  if ('atOnce' in form.dataset) form.requestSubmit();
 }

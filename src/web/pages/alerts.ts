@@ -223,8 +223,8 @@ ${a.muted_by.map((m) => html`<p class="muted">Nobody is notified of it${m.until 
 ${may('alerts:write') ? alertActions(a) : ''}</div>
 <div class="panels">
 ${panel(
-  { title: 'History', width: 6, live: 'history' },
-  html`<ol class="events">${a.events.map((e) => html`<li>${time(e.at)} <strong>${e.event}</strong> by ${e.actor}${e.note ? html`<div>${e.note}</div>` : ''}</li>`)}</ol>
+  { title: 'History', width: 6 },
+  html`<ol class="events" data-live="history">${a.events.map((e) => html`<li>${time(e.at)} <strong>${e.event}</strong> by ${e.actor}${e.note ? html`<div>${e.note}</div>` : ''}</li>`)}</ol>
 ${may('alerts:write') ? html`<form class="filter" data-post-form="/api/v1/alerts/${a.id}/notes" data-done="Noted">${input('note', 'Add a note', '', { required: true })}<button>Add</button></form>` : ''}`,
 )}
 ${panel({ title: 'Labels', width: 6 }, pairs.length === 0 ? empty('It has no labels.') : html`<dl class="pairs">${pairs.map(([key, value]) => html`<dt>${key}</dt><dd>${value}</dd>`)}</dl>`)}

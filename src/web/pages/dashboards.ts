@@ -66,7 +66,7 @@ export const dashboardPage: Page = async (view) => {
 ${dashboard.description ? html`<p>${dashboard.description}</p>` : ''}
 ${data('dashboard', { id: dashboard.id, panels: dashboard.panels })}
 <p class="failure" role="alert" data-form-problem hidden></p>
-<div class="panels arranged">${
+<div class="panels arranged" data-layout="${JSON.stringify(dashboard.panels)}">${
       dashboard.panels.length === 0
         ? html`<div class="w12">${empty(isEdited ? 'Add a panel below.' : html`It has no panels yet. <a href="?edit=on">Arrange it</a>`)}</div>`
         : ''

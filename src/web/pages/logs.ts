@@ -56,7 +56,7 @@ const spans: Record<string, [number, string]> = {
 export const logsPage: Page = async ({ ask, query }) => {
   const { service = '', q = '', level = '', trace_id = '', cursor } = query;
   const range = Object.hasOwn(spans, query.range ?? '') ? query.range! : '24h';
-  const isFixed = Boolean(query.start_time && query.end_time);
+  const isFixed = Date.parse(query.start_time ?? '') < Date.parse(query.end_time ?? '');
   const end = isFixed ? query.end_time! : new Date().toISOString();
   const start = isFixed
     ? query.start_time!
@@ -84,7 +84,9 @@ export const logsPage: Page = async ({ ask, query }) => {
     ask<{ labels: { label: string; values: string[] }[] }>('/metrics/log_lines_total/labels'),
   ]);
   const known = services.data?.labels.find(({ label }) => label === 'service_name')?.values ?? [];
-  const here = (more: Record<string, string>) => `/logs?${new URLSearchParams({ ...query, ...more })}`;
+  const { cursor: _, ...withoutCursor } = query;
+  const here = (more: Record<string, string>) =>
+    `/logs?${new URLSearchParams({ ...withoutCursor, ...more })}`;
   const fixed = isFixed
     ? html`<input type="hidden" name="start_time" value="${start}"><input type="hidden" name="end_time" value="${end}"><span class="fixed">from ${time(start)} to ${time(end)} <a href="/logs?${new URLSearchParams({ service, q, level })}">the latest instead</a></span>`
     : select('range', 'Range', Object.keys(spans), range);
@@ -105,6 +107,7 @@ ${fixed}
 <button class="primary">Search</button>
 <button type="button" data-tail="/api/v1/logs/${path}/stream?${new URLSearchParams({ ...(q ? { q } : {}), ...(level ? { level } : {}) })}" aria-pressed="false">Live tail</button>
 </form>
+${(query.start_time || query.end_time) && !isFixed ? failure('start_time and end_time: expected both, and end_time after start_time. What follows is the latest.') : ''}
 <div class="panels">
 ${panel(
   {

@@ -70,7 +70,7 @@ export const rulePage: Page = async ({ ask, may, params }) => {
     modules: ['rules'],
     hasCharts: true,
     body: html`<h1>${rule?.name ?? 'New rule'}</h1>
-${data('rule', rule ? { id: rule.id } : {})}
+${data('rule', rule ? { id: rule.id, annotations: rule.annotations } : { annotations: {} })}
 <div class="panels">
 ${panel(
   { title: 'Definition' },

@@ -82,9 +82,10 @@ export const servicePage: Page = async ({ ask, may, params, query }) => {
       status: 404,
       body: html`<h1>${name}</h1>${failure(`There is no service ${name}: none is registered, and none has reported anything.`)}`,
     };
-  const statusLabel = requests.data?.labels
-    .map(({ label }) => label)
-    .find((label) => ['status', 'status_code', 'code'].includes(label));
+  // As lib.measure_traffic looks for it.
+  const statusLabel = ['status', 'status_code', 'code'].find((name) =>
+    requests.data?.labels.some(({ label }) => label === name),
+  );
   const range = { hours };
   const of = { service_name: name, time_window: window };
   const responseTime = (aggregation: string) => ({

@@ -20,7 +20,7 @@ const sentences: Record<string, string> = {
   healthy: 'All systems are up',
   degraded: 'Some systems are degraded',
   unhealthy: 'Some systems are down',
-  unknown: 'The state is not known',
+  unknown: 'The state of some systems is not known',
 };
 
 export function statusPage(found: StatusPage): Html {

@@ -25,7 +25,9 @@ export default defineConfig({
     globalSetup: 'test/support/setup.ts',
     sequence: { sequencer: WaitingFirst },
     // Most of a test's time is spent waiting for the database, or for other processes.
-    maxWorkers: 4,
+    maxWorkers: 3,
+    // Files that follow one another in a process share its modules, and no state: each has its own database.
+    isolate: false,
     testTimeout: 60_000,
     // On a machine that has other things to do, too.
     expect: { poll: { timeout: 10_000 } },

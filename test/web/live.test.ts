@@ -6,7 +6,7 @@ import { cloneDatabase } from '../support/database.ts';
 import { freePort, type Service, signToken, startService } from '../support/process.ts';
 import { isSoak } from '../support/soak.ts';
 
-const hours = isSoak ? 24 : 4;
+const hours = isSoak ? 24 : 2;
 
 describe.skipIf(browserObstacle)(
   `a tab that stays open${browserObstacle ? ` (${browserObstacle})` : ''}`,

@@ -12,18 +12,18 @@ const project = (name: string, groupOrder: number, more = {}) => ({
   test: { name, include: [`test/${name}/**/*.test.ts`], sequence: { groupOrder }, ...more },
 });
 
-/** What waits most begins first, so that no one file is left for the end. */
-class WaitingFirst extends BaseSequencer {
+/** What takes longest begins first, so that it is not left alone at the end. */
+class LongestFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
-    const rank = ({ project }: TestSpecification) => ['web', 'jobs', 'http'].indexOf(project.name) >>> 0;
-    return (await super.sort(files)).toSorted((a, b) => rank(a) - rank(b));
+    const isLast = ({ project }: TestSpecification) => Number(project.name !== 'web');
+    return (await super.sort(files)).toSorted((a, b) => isLast(a) - isLast(b));
   }
 }
 
 export default defineConfig({
   test: {
     globalSetup: 'test/support/setup.ts',
-    sequence: { sequencer: WaitingFirst },
+    sequence: { sequencer: LongestFirst },
     // Most of a test's time is spent waiting for the database, or for other processes.
     maxWorkers: 3,
     // Files that follow one another in a process share its modules, and no state: each has its own database.

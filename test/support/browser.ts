@@ -47,7 +47,11 @@ export function useBrowser(): TestBrowser {
   afterAll(() => browser?.close());
   return {
     async visit(options = {}) {
-      const context = await browser.newContext({ timezoneId: 'Europe/Berlin', ...options });
+      const context = await browser.newContext({
+        timezoneId: 'Europe/Berlin',
+        reducedMotion: 'reduce',
+        ...options,
+      });
       const page = await context.newPage();
       const problems: string[] = [];
       page.on('console', (message) => {

@@ -77,14 +77,15 @@ describe('storage', () => {
       oldest: new Date(today - 20 * day).toISOString(),
       newest: new Date(today - hour).toISOString(),
     });
-    // Each hour has one of the two series, each day both.
+    // Each hour has one of the two series, each day both. What of a tier is not rolled up yet is not counted: shortly
+    // after midnight the hour, and the day, that have just ended.
+    const hours = of('sample_1h').rows === 479 && Date.now() - today < hour ? 479 : 480;
     expect(of('sample_1h')).toMatchObject({
-      samples: 480,
-      rows: 480,
+      samples: hours,
+      rows: hours,
       oldest: new Date(today - 20 * day).toISOString(),
     });
-    expect(of('sample_hist_1h')).toMatchObject({ samples: 480, rows: 480 });
-    // What of a tier is not rolled up yet is not counted: the day that has just ended, shortly after midnight.
+    expect(of('sample_hist_1h')).toMatchObject({ samples: hours, rows: hours });
     expect([of('sample_1d').rows, of('sample_1d').samples]).toEqual(
       of('sample_1d').rows === 40 ? [40, 480] : [38, 456],
     );

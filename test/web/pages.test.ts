@@ -304,6 +304,7 @@ describe.skipIf(browserObstacle)(
       );
       await page.getByLabel('Expression').fill('avg(response_time_ms{service="billing"}[10m]) > 500');
       expect(await page.locator('[data-expression-state]').textContent()).toBe('It reads well.');
+      await page.getByLabel('Every (seconds)').fill('300');
       await page.getByRole('button', { name: 'Replay the last day' }).click();
       await expect
         .poll(() => page.locator('[data-replay-result]').textContent(), { timeout: 60_000 })
@@ -533,7 +534,7 @@ describe.skipIf(browserObstacle)(
       expect(visit.problems).toEqual([]);
     });
 
-    describe.each([
+    const looks = [
       ['light', 1400],
       ['dark', 390],
       ...(isSoak
@@ -542,10 +543,11 @@ describe.skipIf(browserObstacle)(
             ['light', 390],
           ] as const)
         : []),
-    ] as const)('%s, %i wide', (colorScheme, width) => {
+    ] as const;
+    describe(looks.map(([colorScheme, width]) => `${colorScheme}, ${width} wide`).join('; '), () => {
       let shown: Visit;
       beforeAll(async () => {
-        shown = await browser.visit({ colorScheme, viewport: { width, height: 900 } });
+        shown = await browser.visit();
         await signIn(shown.page, api.url, token);
       });
       afterAll(() => shown?.end());
@@ -564,19 +566,22 @@ describe.skipIf(browserObstacle)(
         ['admin', '/admin'],
         ['status', '/status/acme'],
       ])('the page %s is accessible, and not wider than the screen', async (name, target) => {
-        await shown.page.goto(api.url + target);
-        await shown.page.waitForLoadState('load');
-        await shown.page.waitForTimeout(400);
-        await expectAccessible(shown.page, `${name} ${colorScheme} ${width}`);
-        const overflow = await shown.page.evaluate(
-          'document.documentElement.scrollWidth - document.documentElement.clientWidth',
-        );
-        expect(overflow).toBeLessThanOrEqual(0);
-        if (isSoak)
-          await shown.page.screenshot({
-            path: path.join(screenshots, `${name}-${colorScheme}-${width}.png`),
-            fullPage: true,
-          });
+        const { page } = shown;
+        await page.setViewportSize({ width: 1400, height: 900 });
+        await page.goto(api.url + target);
+        await page.waitForLoadState('load');
+        for (const [colorScheme, width] of looks) {
+          const look = `${name}-${colorScheme}-${width}`;
+          await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
+          await page.setViewportSize({ width, height: 900 });
+          await page.waitForTimeout(400);
+          await expectAccessible(page, look);
+          const overflow = await page.evaluate(
+            'document.documentElement.scrollWidth - document.documentElement.clientWidth',
+          );
+          expect(overflow, look).toBeLessThanOrEqual(0);
+          if (isSoak) await page.screenshot({ path: path.join(screenshots, `${look}.png`), fullPage: true });
+        }
         expect(shown.problems).toEqual([]);
       });
     });

@@ -657,7 +657,7 @@ test(`every answer to ${requests} requests is one that was promised (FUZZ_SEED=$
   const missed = routes
     .map((route) => `${route.method} ${route.path}`)
     .filter((name) => !succeeded.has(name));
-  if (requests >= 3_000) expect(missed.length, missed.join('\n')).toBeLessThan(routes.length / 3);
+  if (requests >= 3_000) expect(missed.length, missed.join('\n')).toBeLessThan(routes.length / 4);
 });
 
 test('afterwards the service is as it was', async () => {

@@ -222,15 +222,15 @@ export function overviewRoutes({ sql, hotAnswers, maxStreams, ending }: Overview
       const compute = computeOverview(orgId);
       // Counted before anything is waited for: whoever asks meanwhile is to see it.
       adjust(streams, orgId, 1);
-      // Its errors are answers still.
-      let answer = await hotAnswers.get(orgId, 'overview', compute).catch((error) => {
+      let answer: Awaited<ReturnType<HotAnswers['get']>>;
+      try {
+        // Its errors are answers still.
+        answer = await hotAnswers.get(orgId, 'overview', compute);
+        // Who has waited too long has been told so, and reads nothing more.
+        if (c.finalized) throw unavailable('database_unavailable', 'The database does not answer.');
+      } catch (error) {
         adjust(streams, orgId, -1);
         throw error;
-      });
-      // Who has waited too long has been told so, and reads nothing more.
-      if (c.finalized) {
-        adjust(streams, orgId, -1);
-        throw unavailable('database_unavailable', 'The database does not answer.');
       }
       // A stream is no query under way.
       c.var.leave?.();

@@ -107,9 +107,8 @@ export async function draw(
   } catch (error) {
     if (!isCurrent()) return;
     place.classList.remove('loading');
-    figures.get(figure)?.plot?.destroy();
     // It is tried again when charts follow the clock.
-    figures.set(figure, { spec });
+    clear(figure, spec);
     place.textContent = error instanceof ApiError ? error.message : String(error);
     place.classList.add('failure');
   }
@@ -218,9 +217,14 @@ function extended({ forecast = [], anomalies = [] }: ChartSpec, { times, lines, 
   };
 }
 
-function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines: Lines) {
+// Its plot goes; it stays a figure that has something to show.
+function clear(figure: HTMLElement, spec: ChartSpec) {
   figures.get(figure)?.plot?.destroy();
   figures.set(figure, { spec });
+}
+
+function render(figure: HTMLElement, place: HTMLElement, spec: ChartSpec, lines: Lines) {
+  clear(figure, spec);
   place.replaceChildren();
   place.classList.remove('failure', 'empty');
   const isEmpty = lines.lines.every(({ values }) =>

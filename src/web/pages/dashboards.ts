@@ -155,15 +155,15 @@ async function panelBody(
       );
     }
     case 'alerts': {
-      const [firing, acknowledged] = await Promise.all(
+      const found = await Promise.all(
         ['firing', 'acknowledged'].map((status) =>
           ask<{ alerts: Alert[] }>(
             `/alerts?status=${status}&limit=20${one.service_name ? `&service_name=${encodeURIComponent(one.service_name)}` : ''}`,
           ),
         ),
       );
-      const open = [...(firing!.data?.alerts ?? []), ...(acknowledged!.data?.alerts ?? [])];
-      return shown(firing!, () =>
+      const open = found.flatMap(({ data }) => data?.alerts ?? []);
+      return shown(found.find(({ problem }) => problem) ?? found[0]!, () =>
         open.length === 0
           ? empty('No alert is open.')
           : html`<ul class="rows">${open.map((a) => html`<li class="row"><div>${badge(a.severity)} <a href="/alerts/${a.id}">${a.name}</a> ${badge(a.status)}<div class="hint">since ${time(a.started_at)}, ${duration(a.duration_seconds)}</div></div></li>`)}</ul>`,

@@ -131,9 +131,9 @@ ${input('group_by', 'Group by', groupBy, { list: 'label-names', placeholder: 'a 
 <label class="check"><input type="checkbox" name="analytics"${analyses ? html` checked` : ''}> anomalies and forecast</label>
 <button class="primary">Show</button>
 </form>
-${problem ? failure(problem) : ''}${
+${
   problem
-    ? ''
+    ? failure(problem)
     : metric === ''
       ? panel(
           { title: 'What there is' },

@@ -66,22 +66,24 @@ export const servicePage: Page = async ({ ask, may, params, query }) => {
   const path = encodeURIComponent(name);
   const period: Period = Object.hasOwn(periods, query.period ?? '') ? (query.period as Period) : '24h';
   const [window, hours] = periods[period];
-  const [service, timeline, events, alerts, requests, reported] = await Promise.all([
+  const [service, timeline, events, alerts, requests] = await Promise.all([
     ask<Service>(`/services/${path}`),
     ask<Timeline>(`/services/${path}/timeline?period=${period}`),
     ask<{ events: Event[] }>(`/services/${path}/events?limit=20`),
     ask<{ alerts: Alert[] }>(`/alerts?limit=10&service_name=${path}`),
     ask<{ labels: { label: string }[] }>(`/metrics/http_requests_total/labels?service_name=${path}`),
-    ask<{ metrics: unknown[] }>(`/metrics?limit=1&service_name=${path}`),
   ]);
   const isRegistered = service.problem?.status !== 404;
-  if (!isRegistered && reported.data?.metrics.length === 0 && alerts.data?.alerts.length === 0)
-    return {
-      title: name,
-      section: '/',
-      status: 404,
-      body: html`<h1>${name}</h1>${failure(`There is no service ${name}: none is registered, and none has reported anything.`)}`,
-    };
+  if (!isRegistered && alerts.data?.alerts.length === 0) {
+    const reported = await ask<{ metrics: unknown[] }>(`/metrics?limit=1&service_name=${path}`);
+    if (reported.data?.metrics.length === 0)
+      return {
+        title: name,
+        section: '/',
+        status: 404,
+        body: html`<h1>${name}</h1>${failure(`There is no service ${name}: none is registered, and none has reported anything.`)}`,
+      };
+  }
   // As lib.measure_traffic looks for it.
   const statusLabel = ['status', 'status_code', 'code'].find((name) =>
     requests.data?.labels.some(({ label }) => label === name),

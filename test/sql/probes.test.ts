@@ -873,9 +873,8 @@ test('imports, changes and deletions beside workers end in no deadlock, and lose
   );
   const until = Date.now() + 4000;
   const repeat = async (work: (n: number) => Promise<unknown>) => {
-    let n = 0;
-    while (Date.now() < until) await work(n++);
-    return n;
+    // Each a few times at least, also on a machine where that takes longer.
+    for (let n = 0; n < 5 || Date.now() < until; n++) await work(n);
   };
   const shuffled = () =>
     ids
@@ -883,7 +882,7 @@ test('imports, changes and deletions beside workers end in no deadlock, and lose
       .sort((a, b) => a[1] - b[1])
       .map(([id]) => id);
   let seconds = 100;
-  const rounds = await Promise.all([
+  await Promise.all([
     repeat(
       (n) =>
         api`select api.import_services(${orgId}, ${definitions(10 + (n % 2), [...names].reverse())}::text::jsonb, 'me')`,
@@ -915,7 +914,6 @@ test('imports, changes and deletions beside workers end in no deadlock, and lose
       await api`select api.delete_service(${orgId}, ${name}, 'me')`;
     }),
   ]);
-  expect(Math.min(...rounds)).toBeGreaterThan(3);
   const [row] = await database.sql<{ services: number; open: number }[]>`
     select (select count(*)::int from obs.service where org_id = ${orgId}) as services,
       (select coalesce(max(n), 0)::int from (

@@ -19,6 +19,8 @@ export interface HotAnswers {
 
 export interface Answer {
   body: string;
+  /** The same in UTF-8: to encode a large one anew for each who asks is much of what its answer costs. */
+  bytes: Uint8Array;
   etag: string;
 }
 
@@ -31,7 +33,7 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
   const answers = new LRUCache<string, Answer, () => Promise<string>>({
     max: 10_000,
     maxSize: 64 * 1024 ** 2,
-    sizeCalculation: ({ body }) => 2 * body.length + 100,
+    sizeCalculation: ({ body, bytes }) => 2 * body.length + bytes.length + 100,
     ttl: Math.max(1, keepMs),
     // Who waits for one that has to make room has it all the same.
     ignoreFetchAbort: true,
@@ -89,11 +91,11 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
   return {
     get,
     async respond(c, key, compute) {
-      const { body, etag } = await get(c.var.principal.orgId, key, compute);
+      const { bytes, etag } = await get(c.var.principal.orgId, key, compute);
       // It may be kept, but has to be asked for again: it is another answer for another token, and a moment later.
       const headers = { ETag: etag, 'Cache-Control': 'private, no-cache', Vary: 'Authorization, Cookie' };
       if (hasEtag(c.req.header('If-None-Match'), etag)) return c.body(null, 304, headers);
-      return c.body(body, 200, { ...headers, 'Content-Type': 'application/json' });
+      return c.body(streamOf(bytes), 200, { ...headers, 'Content-Type': 'application/json' });
     },
     async forget(orgId) {
       generations.set(orgId, (generations.get(orgId) ?? 0) + 1);
@@ -107,8 +109,19 @@ function generationKey(orgId: number): string {
 }
 
 function answerOf(body: string): Answer {
+  const bytes = new TextEncoder().encode(body);
   // Weak: it may be compressed on its way.
-  return { body, etag: `W/"${createHash('sha256').update(body).digest('base64url').slice(0, 22)}"` };
+  return { body, bytes, etag: `W/"${createHash('sha256').update(bytes).digest('base64url').slice(0, 22)}"` };
+}
+
+/** A response would copy bytes, and those copies are dear to collect. */
+function streamOf(bytes: Uint8Array): ReadableStream {
+  return new ReadableStream({
+    start(controller) {
+      controller.enqueue(bytes);
+      controller.close();
+    },
+  });
 }
 
 function hasEtag(header: string | undefined, etag: string): boolean {

@@ -1,4 +1,4 @@
-create function lib.day_of_services(_org_id int, _now timestamptz)
+create function lib.add_up_day(_org_id int, _now timestamptz)
 returns table (service_id int, observed_seconds float8, down_seconds float8)
 language plpgsql
 stable
@@ -16,8 +16,28 @@ begin
   group by p.service_id;
 end
 $$;
-comment on function lib.day_of_services is
+comment on function lib.add_up_day is
   'For lib.uptime_percentage: what the probes of an org''s services observed in the running hour and the 23 before; no row for one without probes.';
+
+create function lib.day_of_services(_org_id int, _now timestamptz)
+returns table (service_id int, observed_seconds float8, down_seconds float8)
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+  return query
+  select d.service_id, d.observed_seconds, d.down_seconds
+  from obs.uptime_24h u
+  cross join unnest(u.service_ids, u.observed_seconds, u.down_seconds) as d (service_id, observed_seconds, down_seconds)
+  where u.org_id = _org_id and u.added_up_at > _now - interval '3 minutes' and u.added_up_at <= _now;
+  if not found then
+    return query select * from lib.add_up_day(_org_id, _now);
+  end if;
+end
+$$;
+comment on function lib.day_of_services is
+  'lib.add_up_day as the worker has kept it, which is a minute old at most; added up anew where none has for three.';
 
 create function lib.list_statuses(_org_id int, _now timestamptz)
 returns table (service_id int, name text, status text, reason text, response_time_ms float8, last_check_at timestamptz, is_flapping boolean, is_paused boolean)
@@ -165,8 +185,15 @@ begin
   select s.total, s.healthy, s.degraded, s.unhealthy, s.response_time_ms
   into _snapshot.total_services, _snapshot.healthy_services, _snapshot.degraded_services, _snapshot.unhealthy_services, _snapshot.avg_response_time_ms
   from lib.count_services(_org_id, _now) s;
-  select lib.uptime_percentage(sum(d.observed_seconds), sum(d.down_seconds)) into _snapshot.uptime_percentage
-  from lib.day_of_services(_org_id, _now) d;
+  if _snapshot.total_services > 0 then
+    insert into obs.uptime_24h as u (org_id, added_up_at, service_ids, observed_seconds, down_seconds)
+    select _org_id, _now, coalesce(array_agg(d.service_id), '{}'), coalesce(array_agg(d.observed_seconds), '{}'), coalesce(array_agg(d.down_seconds), '{}')
+    from lib.add_up_day(_org_id, _now) d
+    on conflict (org_id) do update
+    set (added_up_at, service_ids, observed_seconds, down_seconds) = (excluded.added_up_at, excluded.service_ids, excluded.observed_seconds, excluded.down_seconds);
+    select lib.uptime_percentage(sum(d.observed_seconds), sum(d.down_seconds)) into _snapshot.uptime_percentage
+    from lib.day_of_services(_org_id, _now) d;
+  end if;
   select a.critical, a.warning, a.info into _snapshot.critical_alerts, _snapshot.warning_alerts, _snapshot.info_alerts
   from lib.count_open_alerts(_org_id) a;
   select count(*) into _snapshot.started_alerts
@@ -234,22 +261,9 @@ language plpgsql
 stable
 security definer
 set search_path = ''
-set plan_cache_mode = 'force_custom_plan'
 as $$
-declare
-  _snapshot obs.system_snapshot;
 begin
   perform set_config('obs.org_id', _org_id::text, true);
-  -- Adding up 24 hours of each service is a matter of the worker, once a minute; where it has not yet, of the moment.
-  select s.* into _snapshot
-  from obs.system_snapshot s
-  where s.org_id = _org_id and s.time > _now - interval '3 minutes' and s.time <= _now
-  order by s.time desc
-  limit 1;
-  if _snapshot.uptime_percentage is null then
-    select lib.uptime_percentage(sum(d.observed_seconds), sum(d.down_seconds)) into _snapshot.uptime_percentage
-    from lib.day_of_services(_org_id, _now) d;
-  end if;
   return (
     select row_to_json(o)
     from (
@@ -270,7 +284,7 @@ begin
         a.warning as warning_alerts,
         a.info as info_alerts,
         round(s.response_time_ms::numeric, 3) as avg_response_time_ms,
-        _snapshot.uptime_percentage,
+        (select lib.uptime_percentage(sum(d.observed_seconds), sum(d.down_seconds)) from lib.day_of_services(_org_id, _now) d) as uptime_percentage,
         lib.overview_trends(_org_id, _now) as trends
       from lib.count_services(_org_id, _now) s
       cross join lib.count_open_alerts(_org_id) a
@@ -396,7 +410,6 @@ language plpgsql
 stable
 security definer
 set search_path = ''
-set plan_cache_mode = 'force_custom_plan'
 as $$
 begin
   perform set_config('obs.org_id', _org_id::text, true);

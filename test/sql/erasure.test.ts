@@ -122,6 +122,7 @@ async function fill(name: string): Promise<Org> {
     await sql`
       insert into obs.system_snapshot (time, org_id, total_services, healthy_services, degraded_services, unhealthy_services, critical_alerts, warning_alerts, info_alerts, started_alerts)
       values (now() - ${age}::interval, ${id}, 1, 1, 0, 0, 0, 0, 0, 0)`;
+  await sql`insert into obs.uptime_24h values (${id}, now(), '{1}', '{60}', '{0}')`;
   const alert = () =>
     sql`select * from api.create_alert(${id}, 'down', 'critical', null, null, '{}', '{}', null, 'me')`;
   await alert();

@@ -129,23 +129,39 @@ describe('an overview', () => {
     expect((await overviewOf(id)).system_health).toBe(expected);
   });
 
-  test('has the uptime of the running hour and the 23 before, from the last snapshot where there is one', async () => {
+  test('has the uptime of the running hour and the 23 before, as last added up by a worker, and each service its own', async () => {
     const id = await orgOf('uptime');
-    await serviceOf(id, 'a', 'healthy', 10);
+    const at = minutesAgo(-10);
     const hour = (hours: number) => new Date(Date.parse('2026-11-20T12:00:00Z') - hours * 3_600_000);
-    for (const [hours, down] of [
-      [0, 0],
-      [23, 1800],
-      [24, 3600],
-    ] as const)
-      await database.sql`
-        insert into obs.probe_1h select ${hour(hours)}, s.id, 1, 0, 0, 3600, ${down}, 1, 1 from obs.service s where s.org_id = ${id}`;
-    expect((await overviewOf(id)).uptime_percentage).toBe(75);
-    await snapshotOf(id, minutesAgo(1), { uptime_percentage: 76 });
-    expect((await overviewOf(id)).uptime_percentage).toBe(76);
-    await database.sql`delete from obs.system_snapshot where org_id = ${id}`;
-    await snapshotOf(id, minutesAgo(4), { uptime_percentage: 76 });
-    expect((await overviewOf(id)).uptime_percentage).toBe(75);
+    const probed = (name: string, hours: number, down: number) =>
+      database.sql`
+        insert into obs.probe_1h select ${hour(hours)}, s.id, 1, 0, 0, 3600, ${down}, 1, 1 from obs.service s where s.org_id = ${id} and s.name = ${name}`;
+    const uptimes = async () => [
+      (await overviewOf(id, at)).uptime_percentage,
+      ...(await dashboardOf(id, at)).status_grid.map((s: { uptime_percentage: number }) => s.uptime_percentage),
+    ];
+    await serviceOf(id, 'a', 'healthy', 10);
+    await serviceOf(id, 'b', 'healthy', 10);
+    await probed('a', 0, 0);
+    await probed('a', 23, 1800);
+    await probed('a', 24, 3600);
+    expect(await uptimes()).toEqual([75, 75, null]);
+
+    await database.sql`select job.take_snapshot(${id}, ${minutesAgo(-8)})`;
+    await probed('a', 22, 3600);
+    await probed('b', 22, 3600);
+    await serviceOf(id, 'c', 'healthy', 10);
+    expect(await uptimes()).toEqual([75, 75, null, null]);
+    await database.sql`select job.take_snapshot(${id}, ${minutesAgo(-9)})`;
+    expect(await uptimes()).toEqual([37.5, 50, 0, null]);
+    await database.sql`select api.delete_service(${id}, 'b', 'me')`;
+    expect((await dashboardOf(id, at)).status_grid).toHaveLength(2);
+
+    // What no worker has added up for three minutes is added up as it is asked for.
+    await database.sql`update obs.uptime_24h set added_up_at = ${minutesAgo(-7)} where org_id = ${id}`;
+    await probed('a', 21, 1800);
+    expect(await uptimes()).toEqual([50, 50, null]);
+    expect((await overviewOf(id, minutesAgo(-7))).uptime_percentage).toBe(37.5);
   });
 
   test('compares the last 24 hours with the 24 before', async () => {

@@ -306,6 +306,9 @@ export async function fillTenant(api: TestApi, options: TenantOptions): Promise<
         info_alerts, started_alerts, reported_response_time_ms
       )
       values (now() - make_interval(hours => ${hours}), ${orgId}, 2, 1, 0, 1, ${options.value}, 1, 0, 0, 1, ${options.value})`;
+  await sql`
+    insert into obs.uptime_24h
+    select ${orgId}, now(), array_agg(s.id), array_agg(60), array_agg(40) from obs.service s where s.org_id = ${orgId}`;
   const notification = await deliver(sql, orgId, webhook, named);
 
   const list = async (path: string, query = '') => {

@@ -138,7 +138,9 @@ describe('an overview', () => {
         insert into obs.probe_1h select ${hour(hours)}, s.id, 1, 0, 0, 3600, ${down}, 1, 1 from obs.service s where s.org_id = ${id} and s.name = ${name}`;
     const uptimes = async () => [
       (await overviewOf(id, at)).uptime_percentage,
-      ...(await dashboardOf(id, at)).status_grid.map((s: { uptime_percentage: number }) => s.uptime_percentage),
+      ...(await dashboardOf(id, at)).status_grid.map(
+        (s: { uptime_percentage: number }) => s.uptime_percentage,
+      ),
     ];
     await serviceOf(id, 'a', 'healthy', 10);
     await serviceOf(id, 'b', 'healthy', 10);

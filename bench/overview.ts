@@ -2,6 +2,7 @@
 
 import { chromium } from 'playwright-core';
 import postgres from 'postgres';
+import { executablePath } from '../test/support/browser.ts';
 import { startService } from '../test/support/process.ts';
 import { logRow, percentile, runLoad, toRow } from './load.ts';
 import { storeFleet } from './probes.ts';
@@ -92,7 +93,7 @@ export async function benchOverview(databaseUrl: string, token: string): Promise
 /** First contentful paint of the overview, the browser's cache empty and full. */
 async function benchBrowser(url: string, token: string) {
   const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || '/usr/bin/chromium',
+    executablePath,
     args: ['--no-sandbox', '--disable-gpu'],
   });
   try {

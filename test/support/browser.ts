@@ -1,18 +1,22 @@
 // A real browser: Debian's Chromium, headless, and what it had to complain about.
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { type Browser, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
 import { afterAll, beforeAll, expect } from 'vitest';
 
-const executablePath = process.env.CHROMIUM || '/usr/bin/chromium';
+/** The one without windows is the same browser, at two thirds of the cost. */
+export const executablePath =
+  process.env.CHROMIUM ||
+  ['/usr/bin/chromium-headless-shell', '/usr/bin/chromium'].find((file) => existsSync(file)) ||
+  'chromium';
 const axeSource = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 /** Why there is no browser here, or null. */
 export const browserObstacle =
   spawnSync(executablePath, ['--version']).status === 0
     ? null
-    : 'chromium is missing: apt-get install chromium';
+    : 'chromium is missing: apt-get install chromium-headless-shell';
 
 export interface Visit {
   page: Page;

@@ -37,7 +37,7 @@ async function faultsOf(sql: postgres.Sql): Promise<Record<string, number>> {
 }
 const noFaults = { '5m': 0, '1h': 0, '1d': 0, hist_1h: 0, hist_1d: 0 };
 
-const rounds = isSoak ? 40 : 3;
+const rounds = isSoak ? 40 : 2;
 const obstacle = isApache && !crashGiven ? crashObstacle : "the Community edition's own scheduler rolls up";
 describe.skipIf(obstacle !== null)(
   obstacle ? `roll-up that is killed (skipped: ${obstacle})` : 'roll-up that is killed',
@@ -84,7 +84,7 @@ describe.skipIf(obstacle !== null)(
             await sleep(5);
           await sleep(randomInt(300));
           if (await isRefreshing()) killed++;
-          if (round % 3 === 2) {
+          if (round % 3 === 1) {
             await database.crash();
             await retry(() => sql`select 1`);
           }
@@ -288,7 +288,7 @@ describe('while samples arrive', () => {
 
 describe('a steady load', () => {
   const database = useDatabase();
-  const seconds = isSoak ? 600 : 10;
+  const seconds = isSoak ? 600 : 6;
   const perSecond = 20_000;
   const services: Service[] = [];
   afterAll(async () => {

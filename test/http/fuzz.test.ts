@@ -23,7 +23,7 @@ import {
 import { jwtSecret, type Service, startService } from '../support/process.ts';
 import { isSoak } from '../support/soak.ts';
 
-const requests = Number(process.env.FUZZ_REQUESTS || (isSoak ? 10_000 : 3_000));
+const requests = Number(process.env.FUZZ_REQUESTS || (isSoak ? 10_000 : 2_000));
 const seed = Number(process.env.FUZZ_SEED || randomInt(1_000_000_000));
 const concurrency = 16;
 const maxBodyBytes = 262_144;

@@ -3,8 +3,10 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { useDatabase } from '../support/database.ts';
 import { holds, wordsOf } from '../support/log_search.ts';
+import { isSoak } from '../support/soak.ts';
 
 const database = useDatabase();
+const numRuns = isSoak ? 300 : 100;
 const seed = Number(process.env.SEED || Math.floor(Math.random() * 2 ** 31));
 
 describe('words', () => {
@@ -71,7 +73,7 @@ describe('words', () => {
           ...all(others, false),
         });
       }),
-      { seed, numRuns: 300 },
+      { seed, numRuns },
     );
   });
 
@@ -88,7 +90,7 @@ describe('words', () => {
       }),
       {
         seed,
-        numRuns: 300,
+        numRuns,
         examples: [
           ['00000000-0000-1000-8e9c-000000000000', 'c'],
           ['00000000-0000-1000-8e9c-000000000000', '8e9c'],

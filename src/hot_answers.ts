@@ -1,6 +1,9 @@
 // Answers that many ask for again and again, kept for a few seconds: in process, and in Redis where there is one. Each belongs to one org.
 import { createHash, randomUUID } from 'node:crypto';
+import { promisify } from 'node:util';
+import zlib from 'node:zlib';
 import type { Context } from 'hono';
+import { parseAccept } from 'hono/utils/accept';
 import { LRUCache } from 'lru-cache';
 import type { AuthEnv } from './auth.ts';
 import type { SharedRedis } from './redis.ts';
@@ -19,10 +22,14 @@ export interface HotAnswers {
 
 export interface Answer {
   body: string;
-  /** The same in UTF-8: to encode a large one anew for each who asks is much of what its answer costs. */
+  /** The same in UTF-8, and compressed once somebody takes it so: to do that anew for each who asks is most of what a large answer costs. */
   bytes: Uint8Array;
+  gzipped?: Promise<Uint8Array>;
   etag: string;
 }
+
+const gzip = promisify<Uint8Array, Buffer>(zlib.gzip);
+const minCompressedBytes = 1024;
 
 // An org's answers are computed anew once its generation is another. Longer than any answer lives.
 const generationSeconds = 600;
@@ -33,7 +40,7 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
   const answers = new LRUCache<string, Answer, () => Promise<string>>({
     max: 10_000,
     maxSize: 64 * 1024 ** 2,
-    sizeCalculation: ({ body, bytes }) => 2 * body.length + bytes.length + 100,
+    sizeCalculation: ({ body, bytes }) => 2 * body.length + 2 * bytes.length + 100,
     ttl: Math.max(1, keepMs),
     // Who waits for one that has to make room has it all the same.
     ignoreFetchAbort: true,
@@ -91,11 +98,26 @@ export function createHotAnswers(keepMs: number, redis?: SharedRedis): HotAnswer
   return {
     get,
     async respond(c, key, compute) {
-      const { bytes, etag } = await get(c.var.principal.orgId, key, compute);
-      // It may be kept, but has to be asked for again: it is another answer for another token, and a moment later.
-      const headers = { ETag: etag, 'Cache-Control': 'private, no-cache', Vary: 'Authorization, Cookie' };
+      const answer = await get(c.var.principal.orgId, key, compute);
+      const { bytes, etag } = answer;
+      const headers = {
+        ETag: etag,
+        // It may be kept, but has to be asked for again: it is another answer for another token, and a moment later.
+        'Cache-Control': 'private, no-cache',
+        Vary: 'Authorization, Cookie, Accept-Encoding',
+      };
       if (hasEtag(c.req.header('If-None-Match'), etag)) return c.body(null, 304, headers);
-      return c.body(streamOf(bytes), 200, { ...headers, 'Content-Type': 'application/json' });
+      const send = (sent: Uint8Array, more = {}) =>
+        c.body(streamOf(sent), 200, {
+          ...headers,
+          'Content-Type': 'application/json',
+          'Content-Length': String(sent.length),
+          ...more,
+        });
+      if (bytes.length < minCompressedBytes || !takesGzip(c.req.header('Accept-Encoding')))
+        return send(bytes);
+      answer.gzipped ??= gzip(bytes);
+      return send(await answer.gzipped, { 'Content-Encoding': 'gzip' });
     },
     async forget(orgId) {
       generations.set(orgId, (generations.get(orgId) ?? 0) + 1);
@@ -112,6 +134,10 @@ function answerOf(body: string): Answer {
   const bytes = new TextEncoder().encode(body);
   // Weak: it may be compressed on its way.
   return { body, bytes, etag: `W/"${createHash('sha256').update(bytes).digest('base64url').slice(0, 22)}"` };
+}
+
+function takesGzip(header = ''): boolean {
+  return parseAccept(header).some(({ type, q }) => type.toLowerCase() === 'gzip' && q > 0);
 }
 
 /** A response would copy bytes, and those copies are dear to collect. */

@@ -299,7 +299,7 @@ describe(`some thousand lines, seed ${seed}`, () => {
 
   /** Random searches, each compared. */
   async function compare(mostRuns: number, n: number, seconds = [0, 60, 60]) {
-    const numRuns = isSoak ? mostRuns : mostRuns / 8;
+    const numRuns = isSoak ? mostRuns : Math.ceil(mostRuns / 8);
     await fc.assert(
       fc.asyncProperty(searchArbitrary(ours, seconds), fc.boolean(), async (given, isOurs) => {
         const lines = isOurs ? ours : theirs;

@@ -66,7 +66,7 @@ describe.skipIf(obstacle !== null)(
         await sql`
           insert into obs.sample
           select t, i, extract(epoch from t)::bigint % 7919 + i
-          from generate_series(now() - ${isSoak ? 8 : 4} * interval '1 day', now() - interval '30 minutes', interval '1 minute') t, generate_series(1, 150) i`;
+          from generate_series(now() - ${isSoak ? 8 : 3} * interval '1 day', now() - interval '30 minutes', interval '1 minute') t, generate_series(1, 150) i`;
         let killed = 0;
         for (let round = 0; round < rounds; round++) {
           workers.push(...(await Promise.all([start(), start()])));

@@ -60,10 +60,9 @@ test('right after it starts the host is observed, as metrics of the default org'
   expect(await worker.stop()).toBe(0);
 });
 
-// Alone, for what it tells is when each does it.
-test('two workers observe a host once a slot, and go on when every connection is cut', {
+test.concurrent('two workers observe a host once a slot, and go on when every connection is cut', {
   timeout: 90_000,
-}, async ({ onTestFinished }) => {
+}, async ({ expect, onTestFinished }) => {
   const { sql, startWorker, observed } = await prepare(onTestFinished);
   await Promise.all([startWorker(), startWorker()]);
   // Each says at its start how the host is, before slots count.

@@ -37,7 +37,7 @@ begin
 end
 $$;
 comment on function lib.day_of_services is
-  'lib.add_up_day as the worker has kept it, which is a minute old at most; added up anew where none has for three.';
+  'lib.add_up_day as the worker keeps it, anew each minute; added up as it is asked for where none has for three.';
 
 create function lib.list_statuses(_org_id int, _now timestamptz)
 returns table (service_id int, name text, status text, reason text, response_time_ms float8, last_check_at timestamptz, is_flapping boolean, is_paused boolean)
@@ -294,7 +294,7 @@ end
 $$;
 comment on function api.get_overview is
   'How an org is, as JSON text. system_health: unhealthy with a service that is, or a critical alert firing or acknowledged; else degraded with a service that is, or a warning; '
-  'healthy; unknown where no probe says anything. Alerts are those that are firing or acknowledged. uptime_percentage: of the last 24 hours, at most a minute old. trends: lib.overview_trends.';
+  'healthy; unknown where no probe says anything. Alerts are those that are firing or acknowledged. uptime_percentage: of the last 24 hours, lib.day_of_services. trends: lib.overview_trends.';
 
 create function lib.resource_utilization(_org_id int, _now timestamptz)
 returns json
@@ -458,5 +458,5 @@ begin
 end
 $$;
 comment on function api.get_dashboard is
-  'What a dashboard shows of an org, as JSON text: status_grid, its services, the worst first, uptime of the last 24 hours; lib.performance_trends; alert_summary, open alerts by severity '
+  'What a dashboard shows of an org, as JSON text: status_grid, its services, the worst first, uptime by lib.day_of_services; lib.performance_trends; alert_summary, open alerts by severity '
   'and status, how many of the last 24 hours'' are over, and the 20 worst that are open; lib.resource_utilization.';

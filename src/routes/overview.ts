@@ -33,7 +33,7 @@ const overviewSchema = z
       description: 'Of the last probe of each service that is healthy or degraded',
     }),
     uptime_percentage: z.number().nullable().openapi({
-      description: 'Of all services in the last 24 hours; at most a minute old',
+      description: 'Of all services in the last 24 hours, added up once a minute',
     }),
     trends: z
       .strictObject({
@@ -65,7 +65,10 @@ const dashboardSchema = z
           reason: z.string().nullable(),
           last_check: z.iso.datetime().nullable(),
           response_time_ms: z.number().nullable(),
-          uptime_percentage: z.number().nullable().openapi({ description: 'Of the last 24 hours' }),
+          uptime_percentage: z
+            .number()
+            .nullable()
+            .openapi({ description: 'Of the last 24 hours, added up once a minute' }),
           is_flapping: z.boolean(),
           paused: z.boolean(),
         }),

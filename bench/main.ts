@@ -212,6 +212,7 @@ async function runTenants() {
 async function runOverview() {
   const server = await createTemplate((await findServer(console.log)).url);
   try {
+    // Whole series of whole hosts: what is asked for is rounded, and 50 million are the least.
     const history = newHistory(Number(options.samples ?? 52_000_000));
     console.log(
       `\nOverview of 1000 services, 10,000 alerts and ${history.metrics * hosts * history.ticks} samples (${server.edition} edition)`,

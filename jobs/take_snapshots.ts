@@ -1,4 +1,4 @@
-// Every minute: how each org is, for trends.
+// Every minute: how each org is, for trends, and what its services' probes observed in 24 hours.
 import type { Task } from 'graphile-worker';
 import type { Logger } from 'pino';
 import type { Sql } from '../src/db.ts';

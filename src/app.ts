@@ -18,7 +18,7 @@ import type { Config } from './config.ts';
 import type { Session, Sql } from './db.ts';
 import { Problem, problemDocument, toProblem, unavailable } from './errors.ts';
 import { createGate } from './gate.ts';
-import { createHotAnswers } from './hot_answers.ts';
+import { createHotAnswers, minCompressedBytes } from './hot_answers.ts';
 import { createTimeBounds } from './ingest/bounds.ts';
 import { type Committer, type CommitterOptions, createCommitter } from './ingest/commit.ts';
 import { createLogStreamCache, createSeriesCache } from './ingest/ids.ts';
@@ -236,7 +236,7 @@ export function createApp(options: AppOptions): Observability {
   }
   app.use(
     compress({
-      threshold: 1024,
+      threshold: minCompressedBytes,
       contentTypeFilter: (type) =>
         COMPRESSIBLE_CONTENT_TYPE_REGEX.test(type) || type === 'application/x-ndjson',
     }),

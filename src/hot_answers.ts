@@ -29,7 +29,8 @@ export interface Answer {
 }
 
 const gzip = promisify<Uint8Array, Buffer>(zlib.gzip);
-const minCompressedBytes = 1024;
+/** What is smaller would be no less compressed. */
+export const minCompressedBytes = 1024;
 
 // An org's answers are computed anew once its generation is another. Longer than any answer lives.
 const generationSeconds = 600;

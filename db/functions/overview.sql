@@ -212,7 +212,7 @@ begin
   end if;
 end
 $$;
-comment on function job.take_snapshot is 'Takes this minute''s snapshot of an org, unless another worker has, or the org has nothing.';
+comment on function job.take_snapshot is 'Takes this minute''s snapshot of an org, and keeps lib.add_up_day of it for lib.day_of_services, unless another worker has, or the org has nothing.';
 
 create function lib.overview_trends(_org_id int, _now timestamptz)
 returns json
